@@ -1,0 +1,14 @@
+"""SE, CBAM, ECA and coordinate attention as PyTorch modules.
+
+    >>> import torch
+    >>> from attention_torch import CBAM
+    >>> CBAM(64, reduction=16)(torch.ones(2, 64, 5, 7)).shape
+    torch.Size([2, 64, 5, 7])
+"""
+
+from attention_torch.ca import CoordinateAttention
+from attention_torch.cbam import CBAM
+from attention_torch.eca import ECA
+from attention_torch.se import SqueezeExcitation
+
+__all__ = ["CBAM", "ECA", "CoordinateAttention", "SqueezeExcitation"]

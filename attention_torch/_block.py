@@ -1,0 +1,39 @@
+"""What the four modules share."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from parity.spec import Spec, spatial_axes
+
+
+class Block(nn.Module):
+    """A module that knows its spec and checks its input."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.spatial_axes = spatial_axes(spec.spatial_dims, "channels_first")
+
+    @classmethod
+    def from_spec(
+        cls, spec: Spec, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """The module that `spec` describes, with fresh weights."""
+        arguments: dict[str, Any] = spec.options().arguments()
+        return cls(spec.channels, spatial_dims=spec.spatial_dims, **arguments, device=device, dtype=dtype)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise `parity.spec.InputError` unless x is (N, C, *spatial) of the right rank and channels."""
+        self.spec.check_input(x.shape, "channels_first")
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.spec.arguments().items())
+
+
+def broadcast(s: Tensor, dims: int) -> Tensor:
+    """s with `dims` axes of size one appended, so that it multiplies a map."""
+    return s[(..., *(None,) * dims)]

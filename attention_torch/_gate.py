@@ -1,0 +1,29 @@
+"""Gates and activations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from parity.spec import Gate
+
+
+def apply_gate(u: Tensor, gate: Gate) -> Tensor:
+    """gate(u), element by element."""
+    if gate.kind == "sigmoid":
+        return torch.sigmoid(u)
+    if gate.kind == "hard_sigmoid":
+        return (gate.slope * u + gate.offset).clamp(0, 1)
+    return u
+
+
+def apply_activation(u: Tensor, activation: str) -> Tensor:
+    """activation(u), element by element."""
+    if activation == "relu":
+        return functional.relu(u)
+    if activation == "silu":
+        return functional.silu(u)
+    if activation == "hard_swish":
+        return functional.hardswish(u)
+    return u

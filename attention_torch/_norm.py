@@ -1,0 +1,44 @@
+"""Batch norm with both estimators of the running variance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from parity.spec import BatchNorm
+
+
+class BatchNormalization(nn.modules.batchnorm._BatchNorm):
+    """`parity.spec.BatchNorm` over (N, C, ...), of any rank from 2 up.
+
+    A subclass of PyTorch's own base, so that `SyncBatchNorm.convert_sync_batchnorm` and weight-decay filters know it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        norm: BatchNorm,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, eps=norm.epsilon, momentum=norm.update_rate, device=device, dtype=dtype)
+        self.norm = norm
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any rank is welcome: the base class leaves this to its subclasses."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(u)
+        count = u.numel() // u.shape[1]
+        self.norm.check_count(count)
+        if self.norm.unbiased_variance:
+            return super().forward(u)
+        old = self.running_var.clone()
+        y = super().forward(u)
+        # The kernel knows the unbiased update alone; the biased one lies 1/n of the way back to what a batch of
+        # variance 0 would have left.
+        with torch.no_grad():
+            self.running_var.lerp_(old * (1 - self.norm.update_rate), 1 / count)
+        return y

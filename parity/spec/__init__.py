@@ -1,0 +1,76 @@
+"""The contract: what each block's options mean, and which weights it then has.
+
+`Options` are what a constructor takes; `Options.resolve(channels, spatial_dims)` gives the `Spec`, which holds what the weights need (resolved sizes,
+never the rule that gave them). Standard library only, so that every backend can lean on it.
+
+    >>> from parity.spec import CBAMOptions
+    >>> spec = CBAMOptions(reduction=16, kernel_size=7).resolve(channels=64, spatial_dims=2)
+    >>> spec.hidden_channels
+    4
+    >>> spec.parameters()["spatial.conv.kernel"]
+    (1, 2, 7, 7)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from parity.errors import InputError, ParityError, SpecError
+from parity.spec._base import Options, Spec, is_statistic
+from parity.spec._gate import ACTIVATIONS, Gate
+from parity.spec._layout import AXIS_NAMES, DATA_FORMATS, channel_axis, check_data_format, spatial_axes
+from parity.spec._norm import BatchNorm
+from parity.spec.ca import CoordinateAttentionOptions, CoordinateAttentionSpec
+from parity.spec.cbam import CBAMOptions, CBAMSpec
+from parity.spec.eca import ECAOptions, ECASpec
+from parity.spec.se import SqueezeExcitationOptions, SqueezeExcitationSpec
+
+# The registry of blocks. A new block is one line here; its key is the name of its file in every package.
+SPECS: dict[str, type[Spec]] = {
+    "se": SqueezeExcitationSpec,
+    "cbam": CBAMSpec,
+    "eca": ECASpec,
+    "ca": CoordinateAttentionSpec,
+}
+
+
+def parameters(spec: Spec) -> dict[str, tuple[int, ...]]:
+    """The canonical name and shape of every weight and running statistic of `spec`, in canonical order."""
+    return spec.parameters()
+
+
+def spec_from_json(value: Mapping[str, Any]) -> Spec:
+    """The `Spec` that `Spec.to_json` wrote; raises `SpecError` for anything else."""
+    if not isinstance(value, Mapping) or value.get("block") not in SPECS:
+        raise SpecError(f"received {value!r} as a spec", f"a mapping whose 'block' is one of {', '.join(SPECS)}")
+    return SPECS[value["block"]].from_json(value)
+
+
+__all__ = [
+    "ACTIVATIONS",
+    "AXIS_NAMES",
+    "DATA_FORMATS",
+    "SPECS",
+    "BatchNorm",
+    "CBAMOptions",
+    "CBAMSpec",
+    "CoordinateAttentionOptions",
+    "CoordinateAttentionSpec",
+    "ECAOptions",
+    "ECASpec",
+    "Gate",
+    "InputError",
+    "Options",
+    "ParityError",
+    "Spec",
+    "SpecError",
+    "SqueezeExcitationOptions",
+    "SqueezeExcitationSpec",
+    "channel_axis",
+    "check_data_format",
+    "is_statistic",
+    "parameters",
+    "spatial_axes",
+    "spec_from_json",
+]

@@ -1,0 +1,123 @@
+"""What the options and specs of all blocks share: JSON, comparison, and the check of an input's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, ClassVar, Self
+
+from parity.errors import InputError, SpecError
+from parity.spec import _check
+from parity.spec._gate import Gate
+from parity.spec._layout import AXIS_NAMES, channel_axis
+from parity.spec._norm import BatchNorm
+
+STATISTICS = ("mean", "variance")
+
+
+def is_statistic(name: str) -> bool:
+    """Whether the canonical parameter `name` is a running statistic: state that training updates without a gradient."""
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def _to_json(value: Any) -> Any:
+    return value.to_json() if isinstance(value, Gate | BatchNorm) else value
+
+
+class _Record:
+    """A frozen dataclass whose fields are JSON values, gates or norms."""
+
+    block: ClassVar[str]
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name, as a constructor takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back to an equal value; it names its block."""
+        return {"block": self.block} | {name: _to_json(value) for name, value in self.arguments().items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; raises `SpecError` for another block, and for missing or unknown fields."""
+        if not isinstance(value, Mapping) or value.get("block") != cls.block:
+            raise SpecError(f"received {value!r}", f"a mapping with 'block': {cls.block!r}")
+        given = {name: item for name, item in value.items() if name != "block"}
+        known = {field.name: field.default is MISSING for field in fields(cls)}  # type: ignore[arg-type]
+        wrong = [f"unknown {name!r}" for name in given if name not in known]
+        wrong += [f"no {name!r}" for name, needed in known.items() if needed and name not in given]
+        if wrong:
+            raise SpecError(f"received a {cls.__name__} with {', '.join(wrong)}", f"the fields {', '.join(known)}")
+        return cls(**given)
+
+
+class Options(_Record):
+    """What a block's constructor takes. Frozen, keyword-only, checked when made."""
+
+    def _check(self, **checked: Any) -> None:
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # frozen: only __post_init__ may put a field into canonical form
+
+    def resolve(self, channels: int, spatial_dims: int = 2) -> Spec:
+        """The spec of this block for maps of `channels` channels and 1, 2 or 3 spatial axes."""
+        raise NotImplementedError
+
+
+class Spec(_Record):
+    """What a block's weights mean: sizes, biases, gate, norm. Frozen, keyword-only, checked when made."""
+
+    channels: int | None
+    spatial_dims: int
+
+    _check = Options._check
+
+    def options(self) -> Options:
+        """Options that resolve to this spec again, at the same channels and rank."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """The canonical name and shape of every weight and running statistic, in canonical order."""
+        raise NotImplementedError
+
+    @classmethod
+    def infer(cls, shapes: Mapping[str, Sequence[int]], **facts: Any) -> Self:
+        """The spec of weights of the canonical names and `shapes`; `facts` are the fields that shapes cannot tell."""
+        raise NotImplementedError
+
+    def inert(self, training: bool) -> frozenset[str]:
+        """The parameters that cannot move the output in this mode: their gradient is exactly zero by theory."""
+        return frozenset()
+
+    def differences(self, other: Spec) -> list[str]:
+        """The fields in which `other` means another function, each as ``name: this, that``; empty when they agree.
+
+        Channels that one side leaves open (ECA's weights do not tell them) agree with any.
+        """
+        mine, theirs = self.to_json(), other.to_json()
+        if mine["block"] != theirs["block"]:
+            return [f"block: {mine['block']!r}, {theirs['block']!r}"]
+        if None in (self.channels, other.channels):
+            mine["channels"] = theirs["channels"]
+        return [f"{name}: {mine[name]!r}, {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+    def check_input(self, shape: Sequence[int | None], data_format: str) -> int:
+        """The channels of a feature map of `shape` (None where unknown); raises `InputError` where it does not fit."""
+        axis, rank = channel_axis(self.spatial_dims, data_format), self.spatial_dims + 2
+        layout = ["N", *AXIS_NAMES[self.spatial_dims]]
+        layout.insert(axis, "C")
+        expected = f"{rank} axes ({', '.join(layout)}) for spatial_dims={self.spatial_dims}, data_format={data_format!r}"
+        if len(shape) != rank:
+            raise InputError(f"received an input of shape {tuple(shape)}", expected, "set spatial_dims to the input's rank less 2")
+        channels = shape[axis]
+        if channels is None or self.channels not in (None, channels):
+            wanted = "a known number" if self.channels is None else self.channels
+            raise InputError(f"received an input of shape {tuple(shape)}, {channels} channels on axis {axis}", f"{wanted} channels of {expected}")
+        return channels
+
+
+def check_sizes(spec: Spec) -> None:
+    """Put `channels` and `spatial_dims` of a spec under construction into canonical form."""
+    if isinstance(spec.spatial_dims, bool) or spec.spatial_dims not in AXIS_NAMES:
+        raise SpecError(f"received spatial_dims={spec.spatial_dims!r}", "1, 2 or 3")
+    channels = None if spec.channels is None else _check.integer("channels", spec.channels)
+    spec._check(spatial_dims=int(spec.spatial_dims), channels=channels)
