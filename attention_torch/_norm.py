@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from parity.spec import BatchNorm
 
@@ -35,10 +36,13 @@ class BatchNormalization(nn.modules.batchnorm._BatchNorm):
         self.norm.check_count(count)
         if self.norm.unbiased_variance:
             return super().forward(u)
-        old = self.running_var.clone()
-        y = super().forward(u)
-        # The kernel knows the unbiased update alone; the biased one lies 1/n of the way back to what a batch of
-        # variance 0 would have left.
-        with torch.no_grad():
-            self.running_var.lerp_(old * (1 - self.norm.update_rate), 1 / count)
+        self.num_batches_tracked.add_(1)
+        # The kernel knows the unbiased update alone, and keeps its buffer for the gradient: it gets a copy. The biased
+        # update lies 1/n of the way from there to what a batch of variance 0 would have left.
+        unbiased = self.running_var.clone()
+        y = functional.batch_norm(
+            u, self.running_mean, unbiased, self.weight, self.bias, True, self.momentum, self.eps
+        )
+        self.running_var.mul_(1 - self.norm.update_rate)
+        self.running_var.copy_(torch.lerp(unbiased, self.running_var, 1 / count))
         return y

@@ -19,6 +19,7 @@ from typing import Any
 from parity.errors import InputError, ParityError, SpecError
 from parity.spec._base import Options, Spec, is_statistic
 from parity.spec._gate import ACTIVATIONS, Gate
+from parity.spec._live import LiveBlock
 from parity.spec._layout import AXIS_NAMES, DATA_FORMATS, channel_axis, check_data_format, spatial_axes
 from parity.spec._norm import BatchNorm
 from parity.spec.ca import CoordinateAttentionOptions, CoordinateAttentionSpec
@@ -61,6 +62,7 @@ __all__ = [
     "ECASpec",
     "Gate",
     "InputError",
+    "LiveBlock",
     "Options",
     "ParityError",
     "Spec",

@@ -1,0 +1,138 @@
+"""The registry of backends: which package, which environment, how it is found."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from parity.errors import BackendMissingError
+from parity.spec import LiveBlock, Spec
+
+DEVICES = ("cpu", "gpu")
+
+
+class Adapter(Protocol):
+    """What a backend's package offers to the harness, as functions of its module ``adapter``.
+
+    Arrays are NumPy; gradients and variables are in the framework's own layout, named by canonical parameter.
+    """
+
+    KERNELS_LAST: bool
+    """Whether kernels are (*spatial, in, out), as in Keras and TensorFlow, rather than canonical."""
+
+    def describe(self) -> dict[str, Any]:
+        """The framework, its version, and its devices: {"cpu": name, "gpu": name}."""
+
+    def prepare(self, device: str) -> dict[str, Any]:
+        """Make this process deterministic and exact; the switches that were set."""
+
+    def owns(self, model: Any) -> bool:
+        """Whether `model` is a live model of this framework."""
+
+    def build(self, spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, device: str) -> Any:
+        """A live model that is one block."""
+
+    def find_blocks(self, model: Any, wanted: Mapping[str, Spec]) -> dict[str, LiveBlock]:
+        """The blocks of a live model by name; `wanted` helps where the model does not carry specs."""
+
+    def read_variable(self, model: Any, variable: Any) -> Any:
+        """The value of a variable; a bfloat16 one as its bits, uint16."""
+
+    def write_variables(self, model: Any, values: Iterable[tuple[Any, Any]]) -> None:
+        """Set variables to arrays of their shapes."""
+
+    def stepper(
+        self, model: Any, variables: Mapping[str, Any], *, training: bool, data_format: str, learning_rate: float
+    ) -> Callable[[Any, Any, bool], tuple[Any, dict[str, Any]]]:
+        """A function (x, cotangent or None, update) -> (output, gradients of <cotangent, output>)."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run a block.
+
+    Args:
+        id: what users and reports call it.
+        package: holds the blocks, and a module ``adapter`` (see `Adapter`).
+        requires: the modules that must be installed; the first is the one whose live models it understands.
+        environment: variables of its process.
+    """
+
+    id: str
+    package: str
+    requires: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def missing(self) -> list[str]:
+        """The required modules that are not installed."""
+        return [name for name in self.requires if importlib.util.find_spec(name) is None]
+
+    def adapter(self) -> Adapter:
+        """The adapter, imported into this process."""
+        return importlib.import_module(f"{self.package}.adapter")  # type: ignore[return-value]
+
+
+def _keras(style: str, engine: str) -> Backend:
+    environment = MappingProxyType({"KERAS_BACKEND": engine})
+    return Backend(f"keras-{style}@{engine}", f"attention_keras.{style}", ("keras", engine), environment)
+
+
+# A new backend is one line here.
+BACKENDS: dict[str, Backend] = {
+    backend.id: backend
+    for backend in (
+        Backend("torch", "attention_torch", ("torch",)),
+        _keras("functional", "tensorflow"),
+        _keras("functional", "jax"),
+        _keras("functional", "torch"),
+        _keras("layers", "tensorflow"),
+        _keras("layers", "jax"),
+        _keras("layers", "torch"),
+        Backend("tf1compat", "attention_tf1compat", ("tensorflow",)),
+    )
+}
+
+# Of every worker: one thread and no reordering kernels, so that a run repeats bit by bit; quiet logs; TF32 off; GPU memory taken as needed.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+# So that a CPU run on a machine with a GPU cannot stray onto it.
+CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+
+
+def find(name: str) -> Backend:
+    """The backend `name`; raises `BackendMissingError` when there is none, or when its packages are not installed."""
+    if name not in BACKENDS:
+        raise BackendMissingError(f"received backend {name!r}", f"one of {', '.join(BACKENDS)}")
+    missing = BACKENDS[name].missing()
+    if missing:
+        raise BackendMissingError(
+            f"backend {name!r} needs {' and '.join(missing)}, not installed here",
+            remedy=f"pip install {' '.join(missing)}, or see `parity doctor`",
+        )
+    return BACKENDS[name]
+
+
+def adapter_of(model: Any) -> Adapter | None:
+    """The adapter that owns a live model, or None. Frameworks that nobody imported cannot own it, and stay unimported."""
+    for backend in BACKENDS.values():
+        if backend.requires[0] in sys.modules and not backend.missing():
+            adapter = backend.adapter()
+            if adapter.owns(model):
+                return adapter
+    return None

@@ -1,0 +1,385 @@
+"""The matrix: block x options x rank x shape x data format x dtype x mode, and the recordings of real input.
+
+Every case has a stable id from which its numbers are drawn, so that one case can be reproduced alone, anywhere.
+
+    >>> find("se-default-2d-odd-first-float64-eval").spec.hidden_channels
+    3
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity import golden, oracle
+from parity.block import Block
+from parity.errors import SpecError
+from parity.oracle import Measured
+from parity.spec import (
+    DATA_FORMATS,
+    BatchNorm,
+    CBAMOptions,
+    CoordinateAttentionOptions,
+    ECAOptions,
+    Options,
+    Spec,
+    SqueezeExcitationOptions,
+    is_statistic,
+)
+from parity.tolerances import DTYPES, EPSILON, MARGIN
+
+STEPS = 3
+
+HARD_SIGMOID_02 = {"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}
+KERAS_NORM = BatchNorm(epsilon=1e-3, update_rate=0.01, unbiased_variance=False)
+
+# What differs from each block's base. Every name is part of the ids of its cases: add freely, rename never.
+BASES: dict[type[Options], dict[str, Any]] = {
+    SqueezeExcitationOptions: {"reduction": 4},
+    CBAMOptions: {"reduction": 4},
+    ECAOptions: {},
+    CoordinateAttentionOptions: {"reduction": 4},
+}
+VARIANTS: dict[type[Options], dict[str, dict[str, Any]]] = {
+    SqueezeExcitationOptions: {
+        "default": {},
+        "no-bias": {"bias": False},
+        "hidden5": {"hidden_channels": 5},
+        "silu": {"activation": "silu"},
+        "hard-swish": {"activation": "hard_swish"},
+        "linear": {"activation": "identity", "gate": "identity"},
+        "hard-sigmoid": {"gate": "hard_sigmoid"},
+        "hard-sigmoid-0.2": {"gate": HARD_SIGMOID_02},
+    },
+    CBAMOptions: {
+        "default": {},
+        "timm": {"mlp_bias": False, "spatial_norm": BatchNorm(update_rate=0.1)},
+        "keras-norm": {"spatial_norm": KERAS_NORM},
+        "norm-free": {"spatial_norm": None},
+        "biased-norm": {"spatial_bias": True},
+        "kernel3": {"kernel_size": 3},
+        "concat": {"channel_merge": "concat"},
+        "full": {"spatial_features": "full", "kernel_size": 3},
+        "input": {"spatial_source": "input"},
+        "input-full": {"spatial_source": "input", "spatial_features": "full", "kernel_size": 3, "spatial_norm": None},
+        "channel": {"parts": "channel"},
+        "spatial": {"parts": "spatial"},
+        "spatial-full": {"parts": "spatial", "spatial_features": "full", "kernel_size": 3},
+        "silu": {"activation": "silu"},
+        "hard-sigmoid": {"gate": "hard_sigmoid"},
+        "residual": {"residual": True},
+        "residual-input": {"residual": True, "spatial_source": "input", "hidden_channels": 5},
+        "tutorial-pytorch": {"mlp_bias": False, "spatial_bias": True, "spatial_norm": None},
+        "tutorial-tensorflow": {
+            "channel_merge": "concat",
+            "spatial_features": "full",
+            "kernel_size": 3,
+            "spatial_norm": None,
+        },
+        "tutorial-tf1": {"spatial_bias": True, "spatial_norm": None, "spatial_source": "input"},
+    },
+    ECAOptions: {
+        "default": {},
+        "kernel5": {"kernel_size": 5},
+        "kernel1": {"kernel_size": 1},
+        "gamma1": {"gamma": 1, "beta": 2},
+        "biased": {"kernel_size": 3, "bias": True},
+        "circular": {"kernel_size": 5, "padding": "circular"},
+        "hard-sigmoid-0.2": {"gate": HARD_SIGMOID_02},
+        "linear": {"gate": "identity"},
+    },
+    CoordinateAttentionOptions: {
+        "default": {},
+        "no-bias": {"bias": False, "head_bias": False},
+        "no-head-bias": {"head_bias": False},
+        "hidden5": {"hidden_channels": 5},
+        "relu": {"activation": "relu"},
+        "silu": {"activation": "silu"},
+        "norm-free": {"norm": None},
+        "keras-norm": {"norm": KERAS_NORM},
+        "hard-sigmoid": {"gate": "hard_sigmoid"},
+        "residual": {"residual": True},
+        "tutorial-pytorch": {"bias": False, "head_bias": False, "activation": "relu", "hidden_channels": 3},
+    },
+}
+OPTIONS = {
+    options.block: {name: options(**(BASES[options] | extra)) for name, extra in variants.items()}
+    for options, variants in VARIANTS.items()
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of an input, pairwise distinct so that no two axes can be exchanged unseen; `sizes` are those of d, h, w."""
+
+    batch: int
+    channels: int
+    sizes: tuple[int, int, int]
+    pattern: str = "regular"
+    ranks: tuple[int, ...] = (1, 2, 3)
+
+
+SHAPES = {
+    "odd": Shape(2, 12, (3, 5, 7)),
+    "even": Shape(3, 10, (2, 6, 8)),
+    "single": Shape(1, 12, (3, 5, 7)),  # batch 1
+    "narrow": Shape(2, 3, (4, 5, 7)),  # fewer channels than the reduction
+    "point": Shape(5, 12, (1, 1, 1)),  # 1x1 maps: ill-conditioned under a training norm
+    "ties": Shape(2, 12, (3, 5, 7), pattern="rectified"),  # after a ReLU, whole channels of tied zeros
+    "large": Shape(16, 64, (56, 56, 56), pattern="dominant", ranks=(2,)),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a backend is given, and all that it should give back.
+
+    `expected` holds the oracle's arrays by name, in float64, each with its magnitude.
+    """
+
+    block: Block
+    x: NDArray
+    cotangent: NDArray | None
+    learning_rate: float
+    steps: int
+    expected: Mapping[str, Measured]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the matrix."""
+
+    block: str
+    variant: str
+    spatial_dims: int
+    shape: str
+    data_format: str
+    dtype: str
+    training: bool
+
+    @property
+    def id(self) -> str:
+        """The stable name: its parts joined by dashes."""
+        layout = self.data_format.removeprefix("channels_")
+        mode = "train" if self.training else "eval"
+        return "-".join((self.block, self.variant, f"{self.spatial_dims}d", self.shape, layout, self.dtype, mode))
+
+    @property
+    def spec(self) -> Spec:
+        """The spec of its block."""
+        return OPTIONS[self.block][self.variant].resolve(SHAPES[self.shape].channels, self.spatial_dims)
+
+    def problem(self) -> Problem:
+        """Its numbers: the first draw in which nothing is dead and no comparison is a close call."""
+        for attempt in range(100):
+            rng = np.random.default_rng([zlib.crc32(self.id.encode()), attempt])
+            draw = _draw(self, rng)
+            expected = self._judge(draw)
+            if _alive(self.spec, expected, self.training, SHAPES[self.shape]) and self._decided(expected):
+                rate = _learning_rate(draw[0], expected)
+                if self.training:
+                    expected = self._judge(draw, rate, STEPS)
+                tensors, x, cotangent = draw
+                steps = STEPS if self.training else 0
+                return Problem(Block("block", self.spec, tensors), x, cotangent, rate, steps, expected)
+        raise SpecError(f"case {self.id}: no draw of 100 has every parameter alive and every comparison decided")
+
+    def _judge(self, draw: tuple[dict, NDArray, NDArray], rate: float = 0.0, steps: int = 0) -> dict[str, Measured]:
+        tensors, x, cotangent = draw
+        return oracle.evaluate(
+            self.spec,
+            tensors,
+            x,
+            cotangent=cotangent,
+            training=self.training,
+            data_format=self.data_format,
+            steps=steps,
+            learning_rate=rate,
+        )
+
+    def _decided(self, expected: Mapping[str, Measured]) -> bool:
+        return expected["output"].margin > MARGIN * EPSILON[self.dtype]
+
+
+@dataclass(frozen=True)
+class RecordedCase:
+    """A recording of real input, or of somebody else's implementation: what it recorded, judged at the oracle's scale."""
+
+    name: str
+    mode: str
+
+    @property
+    def id(self) -> str:
+        """The stable name."""
+        return f"recorded-{self.name}-{self.mode}"
+
+    @cached_property
+    def _recording(self) -> golden.Recording:
+        return _recordings()[self.name]
+
+    @property
+    def block(self) -> str:
+        """The id of its block."""
+        return self.spec.block
+
+    @property
+    def spec(self) -> Spec:
+        """The spec of its block."""
+        return self._recording.block.spec
+
+    @property
+    def data_format(self) -> str:
+        """The layout in which it was recorded."""
+        return self._recording.data_format
+
+    @property
+    def dtype(self) -> str:
+        """The precision in which it was recorded."""
+        return str(self._recording.x.dtype)
+
+    @property
+    def training(self) -> bool:
+        """Whether statistics are used and updated."""
+        return self.mode == "train"
+
+    def problem(self) -> Problem:
+        """The recorded numbers, each with the magnitude that the oracle gives it."""
+        recording = self._recording
+        judged = oracle.evaluate(
+            self.spec,
+            recording.block.tensors,
+            recording.x,
+            cotangent=recording.cotangent,
+            training=self.training,
+            data_format=self.data_format,
+        )
+        recorded = recording.modes[self.mode]
+        expected = {name: Measured(np.asarray(value, np.float64), judged[name].magnitude) for name, value in recorded.items()}
+        block = Block("block", self.spec, recording.block.tensors)
+        return Problem(block, recording.x, recording.cotangent, 0.0, 0, expected)
+
+
+AnyCase = Case | RecordedCase
+
+
+@lru_cache
+def _recordings() -> dict[str, golden.Recording]:
+    return {recording.name: recording for name in golden.names() for recording in golden.open(name)}
+
+
+def recorded() -> list[RecordedCase]:
+    """Every recording in every mode that it has."""
+    return [RecordedCase(name, mode) for name, recording in _recordings().items() for mode in recording.modes]
+
+
+def everything() -> Iterator[Case]:
+    """The whole product."""
+    for block, variants in OPTIONS.items():
+        for variant, (shape, sizes) in itertools.product(variants, SHAPES.items()):
+            for cell in itertools.product(sizes.ranks, DATA_FORMATS, DTYPES, (False, True)):
+                rank, data_format, dtype, training = cell
+                yield Case(block, variant, rank, shape, data_format, dtype, training)
+
+
+def standard() -> list[AnyCase]:
+    """The matrix of a normal run: the recordings, each default over the whole product, and every variant and every shape
+    with each rank, in combinations of format, dtype and mode that take turns.
+    """
+    chosen: list[AnyCase] = list(recorded())
+    turn = itertools.count()
+    for block, variants in OPTIONS.items():
+        cells = itertools.product((1, 2, 3), DATA_FORMATS, DTYPES, (False, True))
+        chosen += [Case(block, "default", rank, "odd", *rest) for rank, *rest in cells]
+        for variant, rank, training in itertools.product(list(variants)[1:], (1, 2, 3), (False, True)):
+            chosen.append(Case(block, variant, rank, "odd", *_turn(next(turn)), training))
+        for shape, rank, training in itertools.product(list(SHAPES)[1:], (1, 2, 3), (False, True)):
+            if rank in SHAPES[shape].ranks:
+                chosen += [Case(block, "default", rank, shape, *_turn(next(turn) + i), training) for i in (0, 1)]
+    return chosen
+
+
+def _turn(number: int) -> tuple[str, str]:
+    # Every combination comes in four turns; the extra one each round keeps it from locking onto rank and mode.
+    number += number // 6
+    return DATA_FORMATS[number % 2], DTYPES[number // 2 % 2]
+
+
+def find(name: str) -> AnyCase:
+    """The case of this id; raises `SpecError` when there is none."""
+    for case in itertools.chain(recorded(), everything()):
+        if case.id == name:
+            return case
+    raise SpecError(f"received case {name!r}", "an id as `parity run` prints them", "see `parity run --list`")
+
+
+def _draw(case: Case, rng: np.random.Generator) -> tuple[dict[str, NDArray], NDArray, NDArray]:
+    shape = SHAPES[case.shape]
+    size = (shape.batch, shape.channels, *shape.sizes[3 - case.spatial_dims :])
+    tensors = {name: _weight(name, extent, rng).astype(case.dtype) for name, extent in case.spec.parameters().items()}
+    x = _feature_map(size, shape.pattern, rng)
+    # A white cotangent would cancel itself in every sum over the map, and leave gradients that only rounding tells apart.
+    cotangent = _feature_map(size, "regular", rng)
+    if case.data_format == "channels_last":
+        x, cotangent = np.moveaxis(x, 1, -1), np.moveaxis(cotangent, 1, -1)
+    return tensors, np.ascontiguousarray(x, case.dtype), np.ascontiguousarray(cotangent, case.dtype)
+
+
+def _weight(name: str, extent: tuple[int, ...], rng: np.random.Generator) -> NDArray:
+    leaf = name.rpartition(".")[2]
+    if leaf in ("scale", "variance"):
+        return rng.uniform(0.5, 1.5, extent)
+    spread = 1.2 / math.sqrt(math.prod(extent[1:])) if leaf == "kernel" else 0.3
+    return spread * rng.normal(size=extent)
+
+
+def _feature_map(size: tuple[int, ...], pattern: str, rng: np.random.Generator) -> NDArray:
+    """Channels of different means that slope differently along every axis: white noise would pool to almost nothing and
+    hide the gate.
+    """
+    x = rng.normal(size=size[:2] + (1,) * (len(size) - 2)) + 0.5 * rng.normal(size=size)
+    for axis in range(2, len(size)):
+        ramp = np.linspace(-1, 1, size[axis]).reshape([-1 if i == axis else 1 for i in range(len(size))])
+        x = x + ramp * rng.normal(size=size[:2] + (1,) * (len(size) - 2))
+    if pattern == "rectified":
+        x[:, ::3] = -1
+        return np.maximum(x, 0)
+    if pattern == "dominant":
+        # 50,000 positions would hold some maxima too close to call: one channel alone is positive at each, so that no
+        # positive gate changes which. The others differ in size, or every sample would pool to the same.
+        x = -np.clip(np.abs(x), 0.25, 2) * rng.lognormal(size=size[:2] + (1,) * (len(size) - 2))
+        leader = np.arange(math.prod(size[2:])).reshape(size[2:]) % size[1]
+        where = np.broadcast_to(leader, (size[0], 1, *size[2:]))
+        np.put_along_axis(x, where, 1 + rng.random(where.shape), axis=1)
+    return x
+
+
+def _alive(spec: Spec, expected: Mapping[str, Measured], training: bool, shape: Shape) -> bool:
+    """Whether every parameter that should move the output does, and every unit of the hidden layers with it."""
+    for name in spec.parameters():
+        if is_statistic(name) or name in spec.inert(training):
+            continue
+        moves = expected[f"grad.{name}"].value != 0
+        hidden = shape.pattern != "rectified" and moves.ndim == 2
+        if not (moves.any(axis=1).all() if hidden else moves.any()):
+            return False
+    return True
+
+
+def _learning_rate(tensors: Mapping[str, NDArray], expected: Mapping[str, Measured]) -> float:
+    """A power of two (exact in every dtype) with which a step moves no parameter by more than a sixteenth: larger ones
+    would multiply rounding from step to step until nothing could be told.
+    """
+    shares = [
+        np.abs(tensors[name]).max() / value.magnitude.max()
+        for name, value in ((key.removeprefix("grad."), value) for key, value in expected.items())
+        if name in tensors and not is_statistic(name) and value.magnitude.max() > 0
+    ]
+    return 2.0 ** math.floor(math.log2(min(shares, default=1.0) / 16))

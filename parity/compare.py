@@ -1,0 +1,78 @@
+"""A result against the oracle: how far off, how much was allowed, and one paragraph that explains a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.oracle import Measured
+from parity.tolerances import EPSILON, tolerance
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One array of a result against what was expected.
+
+    Args:
+        name: the result's name: "output", "grad.fc1.kernel", ...
+        ratio: the worst error as a share of the allowed one; above 1 is a failure, infinite where nothing compares.
+        epsilons: the worst error in units of the dtype's epsilon at the array's scale.
+        condition: how much larger than the array the terms are that were added up to make it.
+        failure: empty when they agree, else what is wrong.
+    """
+
+    name: str
+    ratio: float
+    epsilons: float
+    condition: float
+    failure: str = ""
+
+
+def compare(
+    expected: Mapping[str, Measured], got: Mapping[str, NDArray], *, dtype: str, device: str
+) -> list[Comparison]:
+    """Each expected array against the one of the same name; one that is missing, or that nobody expected, is a failure."""
+    results = [_compare(name, wanted, got.get(name), dtype, device) for name, wanted in expected.items()]
+    unexpected = [name for name in got if name not in expected]
+    return results + [_broken(name, f"{name}: not expected, but the backend returned it") for name in unexpected]
+
+
+def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, device: str) -> Comparison:
+    if got is None:
+        return _broken(name, f"{name}: missing from the result")
+    if got.shape != expected.value.shape:
+        return _broken(name, f"{name}: got shape {got.shape}, expected {expected.value.shape}")
+    if str(got.dtype) != dtype:
+        return _broken(name, f"{name}: got {got.dtype}, expected {dtype}")
+    got = got.astype(np.float64)
+    size = float(np.abs(expected.value).max(initial=0))
+    scale = max(size, float(expected.magnitude.max(initial=0)))
+    allowed = tolerance(name, dtype, device) * scale
+    with np.errstate(invalid="ignore"):
+        error = np.abs(got - expected.value)
+    # NaN on one side, or infinities that differ, are as wrong as can be; the same on both sides is agreement.
+    same = (got == expected.value) | (np.isnan(got) & np.isnan(expected.value))
+    error = np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf))
+    worst = float(error.max(initial=0))
+    return Comparison(
+        name,
+        ratio=worst / allowed if worst else 0.0,
+        epsilons=worst / (EPSILON[dtype] * scale) if worst else 0.0,
+        condition=scale / size if size else 1.0,
+        failure=_explain(name, expected.value, got, error, allowed) if worst > allowed else "",
+    )
+
+
+def _explain(name: str, expected: NDArray, got: NDArray, error: NDArray, allowed: float) -> str:
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(error)), error.shape))
+    return (
+        f"{name}: {int((error > allowed).sum())} of {error.size} elements differ; the worst at {list(index)}: "
+        f"got {got[index]:.9g}, expected {expected[index]:.9g}, off by {error[index]:.3g}, allowed {allowed:.3g}"
+    )
+
+
+def _broken(name: str, failure: str) -> Comparison:
+    return Comparison(name, ratio=float("inf"), epsilons=float("inf"), condition=1.0, failure=failure)
