@@ -1,9 +1,9 @@
 """SE, CBAM, ECA and coordinate attention as PyTorch modules.
 
-    >>> import torch
-    >>> from attention_torch import CBAM
-    >>> CBAM(64, reduction=16)(torch.ones(2, 64, 5, 7)).shape
-    torch.Size([2, 64, 5, 7])
+>>> import torch
+>>> from attention_torch import CBAM
+>>> CBAM(64, reduction=16)(torch.ones(2, 64, 5, 7)).shape
+torch.Size([2, 64, 5, 7])
 """
 
 from attention_torch.ca import CoordinateAttention

@@ -40,9 +40,7 @@ class BatchNormalization(nn.modules.batchnorm._BatchNorm):
         # The kernel knows the unbiased update alone, and keeps its buffer for the gradient: it gets a copy. The biased
         # update lies 1/n of the way from there to what a batch of variance 0 would have left.
         unbiased = self.running_var.clone()
-        y = functional.batch_norm(
-            u, self.running_mean, unbiased, self.weight, self.bias, True, self.momentum, self.eps
-        )
+        y = functional.batch_norm(u, self.running_mean, unbiased, self.weight, self.bias, True, self.momentum, self.eps)
         self.running_var.mul_(1 - self.norm.update_rate)
         self.running_var.copy_(torch.lerp(unbiased, self.running_var, 1 / count))
         return y

@@ -10,17 +10,9 @@ from torch import nn
 
 import attention_torch
 from attention_torch._block import Block
-from parity.spec import SPECS, LiveBlock, Spec, is_statistic
+from parity.spec import LiveBlock, Spec, is_statistic
 
 KERNELS_LAST = False
-
-CLASSES: dict[str, type[Block]] = {
-    "se": attention_torch.SqueezeExcitation,
-    "cbam": attention_torch.CBAM,
-    "eca": attention_torch.ECA,
-    "ca": attention_torch.CoordinateAttention,
-}
-assert CLASSES.keys() == SPECS.keys()
 
 LEAVES = {"kernel": "weight", "bias": "bias"}
 NORM_LEAVES = {"scale": "weight", "offset": "bias", "mean": "running_mean", "variance": "running_var"}
@@ -49,9 +41,8 @@ def owns(model: Any) -> bool:
 
 def build(spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, device: str) -> nn.Module:
     """A model that is the one block of `spec`, for an input of `shape`."""
-    return CLASSES[spec.block].from_spec(
-        spec, device="cuda" if device == "gpu" else device, dtype=getattr(torch, dtype)
-    )
+    block: type[Block] = getattr(attention_torch, spec.options_class.class_name)
+    return block.from_spec(spec, device="cuda" if device == "gpu" else device, dtype=getattr(torch, dtype))
 
 
 def find_blocks(model: nn.Module, wanted: Mapping[str, Spec]) -> dict[str, LiveBlock]:

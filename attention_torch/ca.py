@@ -21,7 +21,7 @@ class CoordinateAttention(Block):
     For x of shape (N, C, S1..Sd) in any memory format, and h hidden channels::
 
         z_i = mean of x over the spatial axes but i   (N, C, S_i)           for each spatial axis i
-        f = activation(norm(W z + b))                 (N, h, S1 + .. + Sd)  z: the z_i joined along length, in axis order
+        f = activation(norm(W z + b))                 (N, h, L)      L = S1 + .. + Sd; z: the z_i joined in axis order
         g_i = gate(W_i f_i + b_i)                     (N, C, S_i)           f_i: the part of f that came from z_i
         y = x * g_1 * .. * g_d                        (N, C, S1..Sd)        each g_i the same along the other axes
 
@@ -60,7 +60,7 @@ class CoordinateAttention(Block):
         bias: bool = True,
         head_bias: bool = True,
         activation: str = "hard_swish",
-        norm: BatchNorm | Mapping[str, Any] | None = BatchNorm(),  # noqa: B008 (frozen)
+        norm: BatchNorm | Mapping[str, Any] | None = BatchNorm(),
         gate: Gate | str | Mapping[str, Any] = "sigmoid",
         residual: bool = False,
         spatial_dims: int = 2,

@@ -19,7 +19,7 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 class CBAM(Block):
     """Convolutional block attention module (Woo et al., "CBAM", ECCV 2018, equations 1 to 3).
 
-    For x of shape (N, C, S1..Sd) in any memory format, h hidden channels and a kernel K of k positions along each axis::
+    For x of shape (N, C, S1..Sd) in any memory format, h hidden channels and a kernel K of size k::
 
         c = gate(MLP(mean_S x) + MLP(max_S x))    (N, C)       MLP(z) = W2 activation(W1 z + b1) + b2
         x' = x * c                                (N, C, S1..Sd)
@@ -69,7 +69,7 @@ class CBAM(Block):
         channel_merge: str = "add",
         kernel_size: int = 7,
         spatial_bias: bool = False,
-        spatial_norm: BatchNorm | Mapping[str, Any] | None = BatchNorm(update_rate=0.01),  # noqa: B008 (frozen)
+        spatial_norm: BatchNorm | Mapping[str, Any] | None = BatchNorm(update_rate=0.01),
         spatial_features: str = "pooled",
         spatial_source: str = "refined",
         parts: str = "both",

@@ -14,7 +14,7 @@ from parity.spec import ECAOptions, Gate
 
 
 class ECA(Block):
-    """Efficient channel attention (Wang et al., "ECA-Net", CVPR 2020, equations 5 to 8; the kernel size is equation 12).
+    """Efficient channel attention (Wang et al., "ECA-Net", CVPR 2020, equations 5 to 8; kernel size: equation 12).
 
     For x of shape (N, C, S1..Sd) in any memory format, and a kernel w of k taps::
 

@@ -14,6 +14,7 @@ from parity.errors import BackendMissingError
 from parity.spec import LiveBlock, Spec
 
 DEVICES = ("cpu", "gpu")
+ANY = "any"  # of a worker that only describes what it sees
 
 
 class Adapter(Protocol):
@@ -97,7 +98,8 @@ BACKENDS: dict[str, Backend] = {
     )
 }
 
-# Of every worker: one thread and no reordering kernels, so that a run repeats bit by bit; quiet logs; TF32 off; GPU memory taken as needed.
+# Of every worker: one thread and no reordering kernels, so that a run repeats bit by bit; quiet logs; TF32 off; GPU
+# memory taken as needed.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TF_NUM_INTRAOP_THREADS": "1",
@@ -129,8 +131,9 @@ def find(name: str) -> Backend:
 
 
 def adapter_of(model: Any) -> Adapter | None:
-    """The adapter that owns a live model, or None. Frameworks that nobody imported cannot own it, and stay unimported."""
-    for backend in BACKENDS.values():
+    """The adapter that owns a live model, or None. A framework that nobody imported cannot, and stays unimported."""
+    # PyTorch last: on its torch engine, a Keras model is a torch module too.
+    for backend in reversed(BACKENDS.values()):
         if backend.requires[0] in sys.modules and not backend.missing():
             adapter = backend.adapter()
             if adapter.owns(model):

@@ -23,17 +23,7 @@ from parity import golden, oracle
 from parity.block import Block
 from parity.errors import SpecError
 from parity.oracle import Measured
-from parity.spec import (
-    DATA_FORMATS,
-    BatchNorm,
-    CBAMOptions,
-    CoordinateAttentionOptions,
-    ECAOptions,
-    Options,
-    Spec,
-    SqueezeExcitationOptions,
-    is_statistic,
-)
+from parity.spec import DATA_FORMATS, SPECS, BatchNorm, Options, Spec, is_statistic
 from parity.tolerances import DTYPES, EPSILON, MARGIN
 
 STEPS = 3
@@ -41,16 +31,11 @@ STEPS = 3
 HARD_SIGMOID_02 = {"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}
 KERAS_NORM = BatchNorm(epsilon=1e-3, update_rate=0.01, unbiased_variance=False)
 
-# What differs from each block's base. Every name is part of the ids of its cases: add freely, rename never.
-BASES: dict[type[Options], dict[str, Any]] = {
-    SqueezeExcitationOptions: {"reduction": 4},
-    CBAMOptions: {"reduction": 4},
-    ECAOptions: {},
-    CoordinateAttentionOptions: {"reduction": 4},
-}
-VARIANTS: dict[type[Options], dict[str, dict[str, Any]]] = {
-    SqueezeExcitationOptions: {
-        "default": {},
+# The options of the cases of each block: "default" is what the others are changes to. A block without a line here has
+# its own defaults alone. Every name is part of the ids of its cases: add freely, rename never.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "se": {
+        "default": {"reduction": 4},
         "no-bias": {"bias": False},
         "hidden5": {"hidden_channels": 5},
         "silu": {"activation": "silu"},
@@ -59,8 +44,8 @@ VARIANTS: dict[type[Options], dict[str, dict[str, Any]]] = {
         "hard-sigmoid": {"gate": "hard_sigmoid"},
         "hard-sigmoid-0.2": {"gate": HARD_SIGMOID_02},
     },
-    CBAMOptions: {
-        "default": {},
+    "cbam": {
+        "default": {"reduction": 4},
         "timm": {"mlp_bias": False, "spatial_norm": BatchNorm(update_rate=0.1)},
         "keras-norm": {"spatial_norm": KERAS_NORM},
         "norm-free": {"spatial_norm": None},
@@ -86,7 +71,7 @@ VARIANTS: dict[type[Options], dict[str, dict[str, Any]]] = {
         },
         "tutorial-tf1": {"spatial_bias": True, "spatial_norm": None, "spatial_source": "input"},
     },
-    ECAOptions: {
+    "eca": {
         "default": {},
         "kernel5": {"kernel_size": 5},
         "kernel1": {"kernel_size": 1},
@@ -96,8 +81,8 @@ VARIANTS: dict[type[Options], dict[str, dict[str, Any]]] = {
         "hard-sigmoid-0.2": {"gate": HARD_SIGMOID_02},
         "linear": {"gate": "identity"},
     },
-    CoordinateAttentionOptions: {
-        "default": {},
+    "ca": {
+        "default": {"reduction": 4},
         "no-bias": {"bias": False, "head_bias": False},
         "no-head-bias": {"head_bias": False},
         "hidden5": {"hidden_channels": 5},
@@ -110,15 +95,19 @@ VARIANTS: dict[type[Options], dict[str, dict[str, Any]]] = {
         "tutorial-pytorch": {"bias": False, "head_bias": False, "activation": "relu", "hidden_channels": 3},
     },
 }
-OPTIONS = {
-    options.block: {name: options(**(BASES[options] | extra)) for name, extra in variants.items()}
-    for options, variants in VARIANTS.items()
-}
+
+
+def _options(block: str) -> dict[str, Options]:
+    kind, variants = SPECS[block].options_class, VARIANTS.get(block, {"default": {}})
+    return {name: kind(**(variants["default"] | changes)) for name, changes in variants.items()}
+
+
+OPTIONS = {block: _options(block) for block in SPECS}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of an input, pairwise distinct so that no two axes can be exchanged unseen; `sizes` are those of d, h, w."""
+    """Sizes of an input, distinct so that no two axes can be exchanged unseen; `sizes` are those of d, h, w."""
 
     batch: int
     channels: int
@@ -211,7 +200,7 @@ class Case:
 
 @dataclass(frozen=True)
 class RecordedCase:
-    """A recording of real input, or of somebody else's implementation: what it recorded, judged at the oracle's scale."""
+    """A recording of real input or of somebody else's implementation, judged at the oracle's scale."""
 
     name: str
     mode: str
@@ -262,7 +251,11 @@ class RecordedCase:
             data_format=self.data_format,
         )
         recorded = recording.modes[self.mode]
-        expected = {name: Measured(np.asarray(value, np.float64), judged[name].magnitude) for name, value in recorded.items()}
+        expected = {
+            name: Measured(np.asarray(recorded[name], np.float64), value.magnitude)
+            for name, value in judged.items()
+            if name in recorded
+        }
         block = Block("block", self.spec, recording.block.tensors)
         return Problem(block, recording.x, recording.cotangent, 0.0, 0, expected)
 
@@ -290,8 +283,8 @@ def everything() -> Iterator[Case]:
 
 
 def standard() -> list[AnyCase]:
-    """The matrix of a normal run: the recordings, each default over the whole product, and every variant and every shape
-    with each rank, in combinations of format, dtype and mode that take turns.
+    """The matrix of a normal run: the recordings, each default over the whole product, and every variant and every
+    shape with each rank, in combinations of format, dtype and mode that take turns.
     """
     chosen: list[AnyCase] = list(recorded())
     turn = itertools.count()
@@ -325,7 +318,8 @@ def _draw(case: Case, rng: np.random.Generator) -> tuple[dict[str, NDArray], NDA
     size = (shape.batch, shape.channels, *shape.sizes[3 - case.spatial_dims :])
     tensors = {name: _weight(name, extent, rng).astype(case.dtype) for name, extent in case.spec.parameters().items()}
     x = _feature_map(size, shape.pattern, rng)
-    # A white cotangent would cancel itself in every sum over the map, and leave gradients that only rounding tells apart.
+    # A white cotangent would cancel itself in every sum over the map, and leave gradients that only rounding tells
+    # apart.
     cotangent = _feature_map(size, "regular", rng)
     if case.data_format == "channels_last":
         x, cotangent = np.moveaxis(x, 1, -1), np.moveaxis(cotangent, 1, -1)

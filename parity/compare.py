@@ -34,7 +34,7 @@ class Comparison:
 def compare(
     expected: Mapping[str, Measured], got: Mapping[str, NDArray], *, dtype: str, device: str
 ) -> list[Comparison]:
-    """Each expected array against the one of the same name; one that is missing, or that nobody expected, is a failure."""
+    """Each expected array against the one of its name; one that is missing, or that nobody expected, is a failure."""
     results = [_compare(name, wanted, got.get(name), dtype, device) for name, wanted in expected.items()]
     unexpected = [name for name in got if name not in expected]
     return results + [_broken(name, f"{name}: not expected, but the backend returned it") for name in unexpected]

@@ -1,7 +1,8 @@
 """The only numbers: how far a backend may be from the oracle.
 
-An array agrees when each element is within ``tolerance * max(max|expected|, max magnitude)`` of what the oracle says; the magnitude is the size of
-what was added up to make it, so that what cancels to nothing is judged by what was cancelled (`parity.oracle`).
+An array agrees when each element is within ``tolerance * max(max|expected|, max magnitude)`` of what the oracle says;
+the magnitude is the size of what was added up to make it, so that what cancels to nothing is judged by what was
+cancelled (`parity.oracle`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23}
 
 DTYPES = tuple(EPSILON)
 
-# A regular case's comparisons (a maximum, the sign before a ReLU) stay this many epsilons away from going the other way.
+# A regular case's comparisons (a maximum, the sign before a ReLU) stay this many epsilons away from going the other
+# way.
 MARGIN = 256
 
 QUANTITIES = ("output", "input gradient", "parameter gradient", "statistic", "step")

@@ -1,11 +1,11 @@
 """The one judge: what every block means, in NumPy float64, with gradients derived by hand.
 
-    >>> from parity.spec import SqueezeExcitationOptions
-    >>> import numpy as np
-    >>> spec = SqueezeExcitationOptions(reduction=2, bias=False, gate="identity").resolve(channels=2, spatial_dims=1)
-    >>> weights = {"fc1.kernel": np.ones((1, 2)), "fc2.kernel": np.ones((2, 1))}
-    >>> evaluate(spec, weights, np.ones((1, 2, 3)))["output"].value.tolist()
-    [[[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]]
+>>> from parity.spec import SqueezeExcitationOptions
+>>> import numpy as np
+>>> spec = SqueezeExcitationOptions(reduction=2, bias=False, gate="identity").resolve(channels=2, spatial_dims=1)
+>>> weights = {"fc1.kernel": np.ones((1, 2)), "fc2.kernel": np.ones((2, 1))}
+>>> evaluate(spec, weights, np.ones((1, 2, 3)))["output"].value.tolist()
+[[[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]]
 """
 
 from __future__ import annotations

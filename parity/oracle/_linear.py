@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from parity.oracle._measured import Array, Measured, contract, given
+from parity.oracle._measured import Array, Measured, contract
 
 Weights = dict[str, Measured]
 
@@ -45,7 +45,6 @@ def convolution_gradient(du: Measured, p: Measured, weights: Weights, path: str)
     # What reached position s through offset o of the kernel came from s + o: the same windows with the kernel reversed.
     reverse = kernel.move(lambda array: np.flip(array, tuple(range(1, array.ndim))))
     return contract(f"n{s}{k},c{k}->nc{s}", _windows(du[:, None], kernel)[:, 0], reverse), gradients
-
 
 
 def _letters(kernel: Measured) -> tuple[str, str]:

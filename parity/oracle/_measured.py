@@ -1,11 +1,13 @@
 """Float64 arithmetic that knows how much rounding it would suffer.
 
-A `Measured` array carries beside its value a magnitude: the size of the terms that were added up to make it, so that one unit of relative rounding
-anywhere upstream moves the value by about that much times the unit. Where terms cancel, the magnitude stays and the value does not: a gradient that is
-zero by theory is then judged by what was cancelled. (Running error analysis; Higham, "Accuracy and Stability of Numerical Algorithms", section 3.3.)
+A `Measured` array carries beside its value a magnitude: the size of the terms that were added up to make it, so that
+one unit of relative rounding anywhere upstream moves the value by about that much times the unit. Where terms cancel,
+the magnitude stays and the value does not: a gradient that is zero by theory is then judged by what was cancelled.
+(Running error analysis; Higham, "Accuracy and Stability of Numerical Algorithms", section 3.3.)
 
-It also carries a margin: how near, relative to the magnitude, any comparison upstream (a maximum, the sign before a ReLU) came to going the other way.
-Below a few units of rounding two correct implementations may honestly disagree there.
+It also carries a margin: how near, relative to the magnitude, any comparison upstream (a maximum, the sign before a
+ReLU) came to going the other way. Below a few units of rounding two correct implementations may honestly disagree
+there.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ def contract(subscripts: str, a: Measured, b: Measured) -> Measured:
 
 def join(parts: Sequence[Measured], axis: int) -> Measured:
     """The parts one after another along `axis`."""
-    value, magnitude = (np.concatenate(arrays, axis) for arrays in zip(*((p.value, p.magnitude) for p in parts)))
+    value = np.concatenate([part.value for part in parts], axis)
+    magnitude = np.concatenate([part.magnitude for part in parts], axis)
     return Measured(value, magnitude, _margin(*parts))
 
 

@@ -1,4 +1,8 @@
-"""Coordinate attention: z_i = mean of x over the other axes;  f = activation(norm(W z + b));  g_i = gate(W_i f_i + b_i);  y = x * prod_i g_i."""
+"""Coordinate attention.
+
+z_i = mean of x over the other axes;  f = activation(norm(W z + b));  g_i = gate(W_i f_i + b_i);  y = x * g_1 * .. *
+g_d.
+"""
 
 from __future__ import annotations
 

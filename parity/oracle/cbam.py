@@ -1,6 +1,7 @@
 """Convolutional block attention module.
 
-c = gate(MLP(mean_S x) + MLP(max_S x));  x' = x * c;  p = [mean_C x', max_C x'];  m = gate(norm(K * p + b));  y = x' * m.
+c = gate(MLP(mean_S x) + MLP(max_S x));  x' = x * c;  p = [mean_C x', max_C x'];  m = gate(norm(K * p + b));  y = x' *
+m.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The contract: what each block's options mean, and which weights it then has.
 
-`Options` are what a constructor takes; `Options.resolve(channels, spatial_dims)` gives the `Spec`, which holds what the weights need (resolved sizes,
-never the rule that gave them). Standard library only, so that every backend can lean on it.
+`Options` are what a constructor takes; `Options.resolve(channels, spatial_dims)` gives the `Spec`, which holds what the
+weights need (resolved sizes, never the rule that gave them). Standard library only, so that every backend can lean on
+it.
 
     >>> from parity.spec import CBAMOptions
     >>> spec = CBAMOptions(reduction=16, kernel_size=7).resolve(channels=64, spatial_dims=2)
@@ -19,8 +20,8 @@ from typing import Any
 from parity.errors import InputError, ParityError, SpecError
 from parity.spec._base import Options, Spec, is_statistic
 from parity.spec._gate import ACTIVATIONS, Gate
-from parity.spec._live import LiveBlock
 from parity.spec._layout import AXIS_NAMES, DATA_FORMATS, channel_axis, check_data_format, spatial_axes
+from parity.spec._live import LiveBlock
 from parity.spec._norm import BatchNorm
 from parity.spec.ca import CoordinateAttentionOptions, CoordinateAttentionSpec
 from parity.spec.cbam import CBAMOptions, CBAMSpec

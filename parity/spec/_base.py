@@ -54,6 +54,9 @@ class _Record:
 class Options(_Record):
     """What a block's constructor takes. Frozen, keyword-only, checked when made."""
 
+    class_name: ClassVar[str]  # of the block in the styles that have classes
+    function_name: ClassVar[str]  # in those that have functions
+
     def _check(self, **checked: Any) -> None:
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # frozen: only __post_init__ may put a field into canonical form
@@ -65,6 +68,8 @@ class Options(_Record):
 
 class Spec(_Record):
     """What a block's weights mean: sizes, biases, gate, norm. Frozen, keyword-only, checked when made."""
+
+    options_class: ClassVar[type[Options]]
 
     channels: int | None
     spatial_dims: int
@@ -103,15 +108,16 @@ class Spec(_Record):
     def check_input(self, shape: Sequence[int | None], data_format: str) -> int:
         """The channels of a feature map of `shape` (None where unknown); raises `InputError` where it does not fit."""
         axis, rank = channel_axis(self.spatial_dims, data_format), self.spatial_dims + 2
-        layout = ["N", *AXIS_NAMES[self.spatial_dims]]
-        layout.insert(axis, "C")
-        expected = f"{rank} axes ({', '.join(layout)}) for spatial_dims={self.spatial_dims}, data_format={data_format!r}"
+        names = ["N", *AXIS_NAMES[self.spatial_dims]]
+        names.insert(axis, "C")
+        layout = f"{rank} axes ({', '.join(names)}) for spatial_dims={self.spatial_dims}, data_format={data_format!r}"
+        received = f"received an input of shape {tuple(shape)}"
         if len(shape) != rank:
-            raise InputError(f"received an input of shape {tuple(shape)}", expected, "set spatial_dims to the input's rank less 2")
+            raise InputError(received, layout, "set spatial_dims to the input's rank less 2")
         channels = shape[axis]
         if channels is None or self.channels not in (None, channels):
-            wanted = "a known number" if self.channels is None else self.channels
-            raise InputError(f"received an input of shape {tuple(shape)}, {channels} channels on axis {axis}", f"{wanted} channels of {expected}")
+            wanted = "a known number of" if self.channels is None else self.channels
+            raise InputError(f"{received}, {channels} channels on axis {axis}", f"{wanted} channels; {layout}")
         return channels
 
 

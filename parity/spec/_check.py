@@ -29,7 +29,9 @@ def odd(name: str, value: Any) -> int:
     return number
 
 
-def real(name: str, value: Any, *, minimum: float = -math.inf, maximum: float = math.inf, positive: bool = False) -> float:
+def real(
+    name: str, value: Any, *, minimum: float = -math.inf, maximum: float = math.inf, positive: bool = False
+) -> float:
     """`value` as a finite float within the bounds; `positive` leaves zero out."""
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)

@@ -14,14 +14,15 @@ from parity.spec import _check
 class BatchNorm:
     """Batch normalization over every axis but the channels (Ioffe & Szegedy, 2015, algorithm 1).
 
-    ``y = scale * (u - m) / sqrt(v + epsilon) + offset``; m, v are the batch's mean and biased variance in training, the running ones otherwise. After a
-    training pass, with n values per channel, ``mean += update_rate * (m - mean)`` and ``variance += update_rate * (v * n / (n - 1) - variance)``,
-    or without the factor when `unbiased_variance` is False.
+    ``y = scale * (u - m) / sqrt(v + epsilon) + offset``; m, v are the batch's mean and biased variance in training, the
+    running ones otherwise. After a training pass, with n values per channel, ``mean += update_rate * (m - mean)`` and
+    ``variance += update_rate * (v * n / (n - 1) - variance)``, or without the factor when `unbiased_variance` is False.
 
     Args:
         epsilon: added to the variance: 1e-5 in PyTorch, 1e-3 in Keras and TensorFlow.
         update_rate: weight of the new batch: PyTorch's `momentum`, one minus Keras'.
-        unbiased_variance: whether the running variance follows n - 1 (PyTorch, TensorFlow's fused kernel) or n (Keras 3).
+        unbiased_variance: whether the running variance follows n - 1 (PyTorch, TensorFlow's fused kernel) or n (Keras
+            3).
 
     Raises:
         SpecError: for an epsilon that is not positive or an update rate outside [0, 1].

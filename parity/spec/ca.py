@@ -16,16 +16,18 @@ from parity.spec.se import dense, matrix
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinateAttentionOptions(Options):
-    """Coordinate attention (Hou et al., "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, equations 4 to 9).
+    """Coordinate attention (Hou et al., "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021,
+    equations 4 to 9).
 
     For x of shape (N, C, S1..Sd), d = 1, 2 or 3, and h hidden channels::
 
         z_i = mean of x over the spatial axes but i       (N, C, S_i)   for each spatial axis i
-        f = activation(norm(W z + b))                     (N, h, S1 + .. + Sd)   z: the z_i joined along length, in axis order
-        g_i = gate(W_i f_i + b_i)                         (N, C, S_i)   f_i: the part of f that came from z_i
-        y = x * g_1 * .. * g_d                            (N, C, S1..Sd)   each g_i the same along the other axes
+        f = activation(norm(W z + b))                     (N, h, L)      L = S1 + .. + Sd; z: the z_i joined in axis
+        order g_i = gate(W_i f_i + b_i)                         (N, C, S_i)   f_i: the part of f that came from z_i y =
+        x * g_1 * .. * g_d                            (N, C, S1..Sd)  each g_i the same along the other axes
 
-    The norm sees N (S1 + .. + Sd) values per channel. With d = 1 there is no other axis: a channel gate for each position.
+    The norm sees N (S1 + .. + Sd) values per channel. With d = 1 there is no other axis: a channel gate for each
+    position.
 
     Args:
         reduction: h = max(8, C // reduction), unless `hidden_channels` is given.
@@ -46,6 +48,8 @@ class CoordinateAttentionOptions(Options):
     """
 
     block: ClassVar[str] = "ca"
+    class_name: ClassVar[str] = "CoordinateAttention"
+    function_name: ClassVar[str] = "coordinate_attention"
 
     reduction: int = 32
     hidden_channels: int | None = None
@@ -88,11 +92,12 @@ class CoordinateAttentionOptions(Options):
 class CoordinateAttentionSpec(Spec):
     """What the weights of a coordinate attention block mean; `CoordinateAttentionOptions` tells the fields.
 
-    Parameters: ``reduce.kernel (h, C)``, ``reduce.bias (h)``, ``norm.{scale,offset,mean,variance} (h)``, and for each axis
-    (``w``; ``h``, ``w``; ``d``, ``h``, ``w``) ``expand.<axis>.kernel (C, h)``, ``expand.<axis>.bias (C)``.
+    Parameters: ``reduce.kernel (h, C)``, ``reduce.bias (h)``, ``norm.{scale,offset,mean,variance} (h)``, and for each
+    axis (``w``; ``h``, ``w``; ``d``, ``h``, ``w``) ``expand.<axis>.kernel (C, h)``, ``expand.<axis>.bias (C)``.
     """
 
     block: ClassVar[str] = "ca"
+    options_class: ClassVar[type[Options]] = CoordinateAttentionOptions
 
     channels: int
     spatial_dims: int

@@ -18,7 +18,8 @@ CHANNEL_MERGES = ("add", "concat")
 SPATIAL_FEATURES = ("pooled", "full")
 SPATIAL_SOURCES = ("refined", "input")
 
-# The fields that mean nothing when the other half is left out; a spec holds None in them, so that equal functions have equal specs.
+# The fields that mean nothing when the other half is left out; a spec holds None in them, so that equal functions have
+# equal specs.
 CHANNEL_FIELDS = ("hidden_channels", "mlp_bias", "activation", "channel_merge")
 SPATIAL_FIELDS = ("kernel_size", "spatial_bias", "spatial_norm", "spatial_features")
 
@@ -27,7 +28,7 @@ SPATIAL_FIELDS = ("kernel_size", "spatial_bias", "spatial_norm", "spatial_featur
 class CBAMOptions(Options):
     """Convolutional block attention module (Woo et al., "CBAM", ECCV 2018, equations 1 to 3).
 
-    For x of shape (N, C, S1..Sd), d = 1, 2 or 3, h hidden channels and a kernel K of k positions along each axis::
+    For x of shape (N, C, S1..Sd), d = 1, 2 or 3, h hidden channels and a kernel K of size k::
 
         c = gate(MLP(mean_S x) + MLP(max_S x))    (N, C)       MLP(z) = W2 activation(W1 z + b1) + b2
         x' = x * c                                (N, C, S1..Sd)
@@ -35,8 +36,8 @@ class CBAMOptions(Options):
         m = gate(norm(K * p + b))                 (N, 1, S1..Sd)
         y = x' * m                                (N, C, S1..Sd)
 
-    The convolution is zero padded to keep the size. Plane 0 is the mean and plane 1 the maximum, always. Tied maxima share the gradient evenly. The
-    defaults are the authors' code.
+    The convolution is zero padded to keep the size. Plane 0 is the mean and plane 1 the maximum, always. Tied maxima
+    share the gradient evenly. The defaults are the authors' code.
 
     Args:
         reduction: h = max(1, C // reduction), unless `hidden_channels` is given.
@@ -62,6 +63,8 @@ class CBAMOptions(Options):
     """
 
     block: ClassVar[str] = "cbam"
+    class_name: ClassVar[str] = "CBAM"
+    function_name: ClassVar[str] = "cbam"
 
     reduction: int = 16
     hidden_channels: int | None = None
@@ -117,6 +120,7 @@ class CBAMSpec(Spec):
     """
 
     block: ClassVar[str] = "cbam"
+    options_class: ClassVar[type[Options]] = CBAMOptions
 
     channels: int | None
     spatial_dims: int
@@ -144,8 +148,8 @@ class CBAMSpec(Spec):
         if "hidden_channels" not in absent:
             _check.integer("hidden_channels", self.hidden_channels)
         # The rules of the remaining fields stand in the options alone; making them runs the checks.
-        options = self.options()
-        self._check(**{name: getattr(options, name) for name in self.arguments() if hasattr(options, name) and name not in absent})
+        checked = self.options().arguments()
+        self._check(**{name: checked[name] for name in self.arguments() if name in checked and name not in absent})
 
     @property
     def has_channel(self) -> bool:
@@ -185,7 +189,8 @@ class CBAMSpec(Spec):
             sizes["channel_merge"] = "concat" if shapes["channel.fc1.kernel"][1] == 2 * sizes["channels"] else "add"
         if spatial:
             _, planes, *kernel = shapes["spatial.conv.kernel"]
-            sizes |= {"spatial_dims": len(kernel), "kernel_size": kernel[-1], "spatial_bias": "spatial.conv.bias" in shapes}
+            sizes |= {"spatial_dims": len(kernel), "kernel_size": kernel[-1]}
+            sizes["spatial_bias"] = "spatial.conv.bias" in shapes
             if facts.get("spatial_features", "pooled" if planes == 2 else "full") == "full":
                 sizes |= {"channels": planes, "spatial_features": "full"}
             if "spatial.norm.mean" not in shapes:

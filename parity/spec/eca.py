@@ -17,7 +17,7 @@ PADDINGS = ("zeros", "circular")
 
 @dataclass(frozen=True, kw_only=True)
 class ECAOptions(Options):
-    """Efficient channel attention (Wang et al., "ECA-Net", CVPR 2020, equations 5 to 8; the kernel size is equation 12).
+    """Efficient channel attention (Wang et al., "ECA-Net", CVPR 2020, equations 5 to 8; kernel size: equation 12).
 
     For x of shape (N, C, S1..Sd), d = 1, 2 or 3, and a kernel w of k taps::
 
@@ -44,6 +44,8 @@ class ECAOptions(Options):
     """
 
     block: ClassVar[str] = "eca"
+    class_name: ClassVar[str] = "ECA"
+    function_name: ClassVar[str] = "eca"
 
     kernel_size: int | None = None
     gamma: float = 2
@@ -83,11 +85,12 @@ class ECAOptions(Options):
 class ECASpec(Spec):
     """What the weights of an efficient channel attention block mean; `ECAOptions` tells the fields.
 
-    The weights do not tell the number of channels: `channels` may be None, and then any map fits. Parameters: ``conv.kernel (1, 1, k)``,
-    ``conv.bias (1)``.
+    The weights do not tell the number of channels: `channels` may be None, and then any map fits. Parameters:
+    ``conv.kernel (1, 1, k)``, ``conv.bias (1)``.
     """
 
     block: ClassVar[str] = "eca"
+    options_class: ClassVar[type[Options]] = ECAOptions
 
     channels: int | None
     spatial_dims: int

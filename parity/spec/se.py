@@ -38,6 +38,8 @@ class SqueezeExcitationOptions(Options):
     """
 
     block: ClassVar[str] = "se"
+    class_name: ClassVar[str] = "SqueezeExcitation"
+    function_name: ClassVar[str] = "squeeze_excitation"
 
     reduction: int = 16
     hidden_channels: int | None = None
@@ -75,6 +77,7 @@ class SqueezeExcitationSpec(Spec):
     """
 
     block: ClassVar[str] = "se"
+    options_class: ClassVar[type[Options]] = SqueezeExcitationOptions
 
     channels: int
     spatial_dims: int

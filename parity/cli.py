@@ -1,0 +1,177 @@
+"""The command line: ``parity doctor`` and ``parity run``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from parity import cases, client, run
+from parity.backends import BACKENDS, DEVICES
+from parity.errors import ParityError
+from parity.spec import SPECS
+from parity.tolerances import DTYPES
+
+AGREED, DISAGREED, MISUSED = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 0 for agreement, 1 for anything else, 2 for misuse."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        return given.command(given)
+    except ParityError as error:
+        Console(stderr=True).print(f"parity: {error}", style="red", markup=False, highlight=False)
+        return MISUSED
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        client.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("parity", description="One attention block, every framework, one truth.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="each backend: its version and devices, or why it is absent")
+    doctor.add_argument("--json", type=Path, metavar="FILE", help="write the same as JSON ('-' for standard output)")
+    doctor.set_defaults(command=_doctor)
+
+    judge = commands.add_parser(
+        "run",
+        help="run the matrix and hold every backend against the oracle",
+        description="Exit status: 0 if everything that ran agreed and something ran, 1 if not, 2 for wrong usage.",
+    )
+    several: dict[str, Any] = {"action": "append", "default": []}
+    judge.add_argument("--block", choices=list(SPECS), help="only this block (may be repeated)", **several)
+    judge.add_argument("--backend", choices=list(BACKENDS), help="only this backend (may be repeated)", **several)
+    judge.add_argument("--case", metavar="ID", help="only this case, or those that a pattern with * fits", **several)
+    judge.add_argument("--dtype", choices=DTYPES, help="only this dtype (may be repeated)", **several)
+    judge.add_argument("--device", choices=DEVICES, default="cpu", help="where the backends compute (default: cpu)")
+    judge.add_argument("--full", action="store_true", help="the whole product: about twelve times as long")
+    judge.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="cases at once (default: the cores)"
+    )
+    judge.add_argument("--json", type=Path, metavar="FILE", help="write every figure as JSON ('-' for standard output)")
+    judge.add_argument("--list", action="store_true", help="print the ids of the chosen cases and run nothing")
+    judge.set_defaults(command=_run)
+    return parser
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    found: dict[str, dict[str, Any]] = {}
+    with Console(stderr=True).status("starting each backend"):
+        for name in BACKENDS:
+            try:
+                found[name] = client.describe(name)
+            except ParityError as error:
+                found[name] = {"absent": str(error)}
+    table = Table("backend", "framework", "version", "devices")
+    for name, about in found.items():
+        if "absent" in about:
+            table.add_row(name, f"[red]absent[/]: {about['absent']}")
+        else:
+            devices = ", ".join(f"{kind} ({what})" if kind != what else kind for kind, what in about["devices"].items())
+            table.add_row(name, about["framework"], about["version"], devices)
+    _print(given, table)
+    _write(given.json, found)
+    return AGREED if any("absent" not in about for about in found.values()) else DISAGREED
+
+
+def _run(given: argparse.Namespace) -> int:
+    chosen = _choose(given)
+    if given.list:
+        print("\n".join(case.id for case in chosen))
+        return AGREED
+    backends = given.backend or list(BACKENDS)
+    report = _judge(given, chosen, backends)
+    _print(given, *_tables(report))
+    for outcome in report.failures:
+        Console(stderr=True).print(outcome.explain() + "\n", markup=False, highlight=False, soft_wrap=True)
+    _write(given.json, report.to_json())
+    _print(given, _verdict(report, len(chosen)))
+    # A backend that was asked for by name and is absent is no agreement.
+    return AGREED if report.agreed and not (given.backend and report.absent) else DISAGREED
+
+
+def _choose(given: argparse.Namespace) -> list[cases.AnyCase]:
+    exact = [name for name in given.case if "*" not in name]
+    patterns = [name for name in given.case if "*" in name]
+    chosen: list[cases.AnyCase] = [cases.find(name) for name in exact]
+    if patterns or not exact:
+        pool = [*cases.recorded(), *cases.everything()] if given.full else cases.standard()
+        chosen += [c for c in pool if not patterns or any(fnmatchcase(c.id, pattern) for pattern in patterns)]
+    chosen = [c for c in chosen if not given.block or c.block in given.block]
+    return [c for c in chosen if not given.dtype or c.dtype in given.dtype]
+
+
+def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: list[str]) -> run.Report:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=len(chosen) * len(backends))
+        failed = 0
+
+        def progress(stage: str, outcome: run.Outcome | None) -> None:
+            nonlocal failed
+            failed += outcome is not None and not outcome.agreed
+            text = f"{stage:<52.52}" + (f" [red]{failed} failed[/]" if failed else "")
+            bar.update(task, description=text, advance=outcome is not None)
+
+        return run.judge(chosen, backends, device=given.device, jobs=given.jobs, progress=progress)
+
+
+def _tables(report: run.Report) -> list[Table]:
+    ratio = Table("backend", *SPECS, title=f"worst error / allowed, {report.device}")
+    epsilons = Table("backend", *SPECS, title=f"worst float32 error in epsilons, {report.device}")
+    for backend in report.present:
+        ratio.add_row(backend, *(_ratio(report.of(block, backend)) for block in SPECS))
+        epsilons.add_row(backend, *(_epsilons(report.of(block, backend)) for block in SPECS))
+    for backend, reason in report.absent.items():
+        ratio.add_row(backend, f"[yellow]absent[/]: {reason}")
+    return [ratio, epsilons]
+
+
+def _ratio(outcomes: list[run.Outcome]) -> str:
+    failed = sum(not outcome.agreed for outcome in outcomes)
+    if not outcomes:
+        return "-"
+    worst = f"{max(outcome.ratio for outcome in outcomes):.2g}"
+    return f"[red]{worst} ({failed} of {len(outcomes)} failed)[/]" if failed else f"[green]{worst}[/]"
+
+
+def _epsilons(outcomes: list[run.Outcome]) -> str:
+    worst = [outcome.epsilons for outcome in outcomes if outcome.dtype == "float32"]
+    return f"{max(worst):.1f}" if worst else "-"
+
+
+def _verdict(report: run.Report, count: int) -> str:
+    ran = len({outcome.backend for outcome in report.outcomes})
+    if not report.outcomes:
+        return "[red]nothing ran[/]"
+    if report.failures:
+        return f"[red]{len(report.failures)} of {len(report.outcomes)} results disagree with the oracle[/]"
+    return f"[green]all {len(report.outcomes)} results agree with the oracle[/]: {count} cases on {ran} backends"
+
+
+def _print(given: argparse.Namespace, *parts: Any) -> None:
+    # Where the JSON goes to standard output, what people read goes to the other one.
+    console = Console(stderr=given.json == Path("-"))
+    for part in parts:
+        console.print(part)
+
+
+def _write(file: Path | None, value: Any) -> None:
+    if file == Path("-"):
+        json.dump(value, sys.stdout, indent=1)
+    elif file is not None:
+        file.write_text(json.dumps(value, indent=1) + "\n")

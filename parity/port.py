@@ -1,0 +1,216 @@
+"""Weights between live models and files: everything is checked before the first variable is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from parity.backends import Adapter, adapter_of
+from parity.block import Block, kernels_first, kernels_last
+from parity.errors import (
+    BackendMissingError,
+    MissingTensorError,
+    ParityError,
+    SpecMismatchError,
+    TensorShapeError,
+    UnexpectedTensorError,
+)
+from parity.reading import read
+from parity.spec import LiveBlock, Spec, spec_from_json
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `load_into` did.
+
+    Args:
+        loaded: the name in the model of each block of the source.
+        unverified: by block of the source, the fields of its spec that the model does not show and nobody could check.
+    """
+
+    loaded: Mapping[str, str]
+    unverified: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def owner(model: Any) -> Adapter:
+    """The adapter of the framework that `model` belongs to; no framework is imported for it."""
+    adapter = adapter_of(model)
+    if adapter is None:
+        raise BackendMissingError(
+            f"received a {type(model).__module__}.{type(model).__qualname__}",
+            "a PyTorch module, a Keras model or layer, or a tf.compat.v1 session",
+        )
+    return adapter
+
+
+def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None) -> Report:
+    """Load every block of `source` into `model`, and fill every block of the model.
+
+    Blocks pair by name ("." and "/" count as "_"), or as `mapping` says; a model that is one block itself takes a
+    source of one block whatever its name.
+
+    Args:
+        model: a torch module, a Keras model or layer, or a TF1 session.
+        source: a `Block`, a list of them, or anything that `parity.read` reads.
+        mapping: the name in the model of a block of the source, where they differ.
+
+    Raises:
+        MissingTensorError, UnexpectedTensorError: for blocks without a partner, naming them all.
+        SpecMismatchError: where a block of the model computes another function, naming field and both values.
+        TensorShapeError: where a variable has another shape than its tensor.
+
+    Example:
+        >>> from attention_torch import ECA
+        >>> load_into(ECA(24), Block("eca", ECA(24).spec, {"conv.kernel": np.ones((1, 1, 3))})).loaded
+        {'eca': ''}
+    """
+    adapter, blocks = owner(model), _blocks(source)
+    names = _renamed(blocks, dict(mapping or {}))
+    live = adapter.find_blocks(model, {names[block.name]: block.spec for block in blocks})
+    pairs = _pair(blocks, names, live)
+    unverified = {block.name: _unverified(block.name, block.spec, live[name]) for block, name in pairs}
+    writes = [write for block, name in pairs for write in _writes(adapter, block, name, live[name])]
+    adapter.write_variables(model, writes)
+    return Report(
+        {block.name: name for block, name in pairs}, {name: fields for name, fields in unverified.items() if fields}
+    )
+
+
+def blocks_of(model: Any, specs: Mapping[str, Spec] | None = None) -> list[Block]:
+    """The blocks of a live model, ready for `parity.write`.
+
+    Args:
+        model: a torch module, a Keras model or layer, or a TF1 session.
+        specs: the specs of blocks that do not show all of theirs, by name in the model.
+
+    Raises:
+        SpecMismatchError: where a block shows another spec than given, or not all of its spec and none is given.
+    """
+    adapter = owner(model)
+    given = {_plain(name): spec for name, spec in (specs or {}).items()}
+    live = adapter.find_blocks(model, specs or {})
+    return [_read_block(adapter, model, name, block, given.get(_plain(name))) for name, block in live.items()]
+
+
+def _blocks(source: Any) -> list[Block]:
+    if isinstance(source, Block):
+        return [source]
+    is_list = isinstance(source, Iterable) and not isinstance(source, str | os.PathLike | Mapping)
+    blocks = list(source) if is_list else []
+    return blocks if blocks and all(isinstance(block, Block) for block in blocks) else read(source)
+
+
+def _renamed(blocks: list[Block], mapping: dict[str, str]) -> dict[str, str]:
+    """The wanted name in the model of each block."""
+    unknown = [name for name in mapping if name not in {block.name for block in blocks}]
+    if unknown:
+        present = ", ".join(repr(block.name) for block in blocks)
+        raise MissingTensorError(f"received a mapping of {', '.join(map(repr, unknown))}", f"of the blocks {present}")
+    return {block.name: mapping.get(block.name, block.name) for block in blocks}
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_").replace("/", "_")
+
+
+def _pair(blocks: list[Block], names: Mapping[str, str], live: Mapping[str, LiveBlock]) -> list[tuple[Block, str]]:
+    """Each block with the name of its partner in the model."""
+    if list(live) == [""] and len(blocks) == 1 and names[blocks[0].name] == blocks[0].name:
+        return [(blocks[0], "")]
+    wanted = _distinct("the source", [names[block.name] for block in blocks])
+    found = _distinct("the model", list(live))
+    missing = [name for plain, name in found.items() if plain not in wanted]
+    unexpected = [name for plain, name in wanted.items() if plain not in found]
+    remedy = "pass mapping={'<name in the source>': '<name in the model>'}"
+    faults = [f"no weights for the model's {', '.join(map(repr, missing))}"] if missing else []
+    faults += [f"weights for {', '.join(map(repr, unexpected))} that the model lacks"] if unexpected else []
+    if faults:
+        kind: type[ParityError] = MissingTensorError if missing else UnexpectedTensorError
+        raise kind(f"received {' and '.join(faults)}", "one block of the source for each block of the model", remedy)
+    return [(block, found[_plain(names[block.name])]) for block in blocks]
+
+
+def _distinct(place: str, names: list[str]) -> dict[str, str]:
+    plain: dict[str, str] = {}
+    for name in names:
+        other = plain.setdefault(_plain(name), name)
+        if names.count(name) > 1 or other != name:
+            raise UnexpectedTensorError(
+                f"received {place} with blocks {other!r} and {name!r}",
+                "names that differ in more than '.', '/' and '_'",
+            )
+    return plain
+
+
+def _unverified(name: str, spec: Spec, live: LiveBlock) -> tuple[str, ...]:
+    """The fields of `spec` that the live block does not show; a `SpecMismatchError` where it shows another value."""
+    ours, shown = spec.to_json(), dict(live.shown)
+    if None in (ours["channels"], shown.get("channels", 0)) and "channels" in shown:
+        shown["channels"] = ours["channels"]
+    different = [key for key in shown if key not in ours or shown[key] != ours[key]]
+    if different:
+        faults = [f"{key}: weights {ours.get(key)!r}, model {shown[key]!r}" for key in different]
+        raise SpecMismatchError(
+            f"block {name!r} means another function than the model computes ({'; '.join(faults)})",
+            "equal specs",
+            "build the model from the block's spec",
+        )
+    return tuple(key for key in ours if key not in shown and key != "block")
+
+
+def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[tuple[Any, np.ndarray]]:
+    values = {key: kernels_last(key, value) if adapter.KERNELS_LAST else value for key, value in block.tensors.items()}
+    homeless = [key for key in live.variables if key not in values]
+    missing = [key for key in values if key not in live.variables]
+    if homeless or missing:
+        kind: type[ParityError] = MissingTensorError if homeless else UnexpectedTensorError
+        raise kind(f"block {block.name!r}: model {name!r} has {', '.join(live.variables)}", f"{', '.join(values)}")
+    pairs = [(key, live.variables[key], value) for key, value in values.items()]
+    pairs += [(key, live.extras[key], value) for key, value in block.extras.items() if key in live.extras]
+    wrong = [
+        f"{key}: tensor {value.shape}, variable {_shape(variable)}"
+        for key, variable, value in pairs
+        if _shape(variable) != value.shape
+    ]
+    if wrong:
+        raise TensorShapeError(f"block {block.name!r} does not fit model {name!r} ({'; '.join(wrong)})", "equal shapes")
+    return [(variable, _portable(value)) for _, variable, value in pairs]
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in variable.shape)
+
+
+def _portable(value: np.ndarray) -> np.ndarray:
+    """`value` as every framework takes it: contiguous, and float32 for bfloat16, which holds the same numbers."""
+    return np.asarray(value, dtype=np.float32 if value.dtype == ml_dtypes.bfloat16 else None, order="C")
+
+
+def _read_block(adapter: Adapter, model: Any, name: str, live: LiveBlock, spec: Spec | None) -> Block:
+    if spec is None:
+        spec = _shown_spec(name, live)
+    _unverified(name, spec, live)
+    tensors = {key: _canonical(adapter, model, key, variable) for key, variable in live.variables.items()}
+    # Copies: the arrays of some frameworks are views that training goes on to change.
+    extras = {key: np.array(adapter.read_variable(model, variable)) for key, variable in live.extras.items()}
+    return Block(name, spec, tensors, extras)
+
+
+def _shown_spec(name: str, live: LiveBlock) -> Spec:
+    try:
+        return spec_from_json(live.shown)
+    except ParityError as error:
+        raise SpecMismatchError(
+            f"block {name!r} does not show all of its spec ({error})", remedy=f"pass specs={{{name!r}: <its spec>}}"
+        ) from error
+
+
+def _canonical(adapter: Adapter, model: Any, key: str, variable: Any) -> np.ndarray:
+    value = np.array(adapter.read_variable(model, variable))
+    value = value.view(ml_dtypes.bfloat16) if value.dtype == np.uint16 else value
+    return kernels_first(key, value) if adapter.KERNELS_LAST else value

@@ -1,0 +1,133 @@
+"""One backend in a process of its own: reads case files, writes result files.
+
+``python -m parity.worker BACKEND DEVICE DESCRIPTOR`` speaks JSON over the inherited connection DESCRIPTOR: a greeting,
+then one answer for each request, until the other end is closed. `parity.client` is the other end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from parity import exchange
+from parity.backends import ANY, BACKENDS, Adapter
+from parity.block import Block, kernels_first
+from parity.errors import DeviceMissingError, ParityError
+from parity.port import load_into
+from parity.spec import is_statistic, spec_from_json
+
+
+def main(backend: str, device: str, descriptor: str) -> None:
+    """Serve requests until the connection closes."""
+    connection = Connection(int(descriptor))
+    adapter = None
+
+    def answer(request: dict[str, Any] | None) -> dict[str, Any]:
+        nonlocal adapter
+        if request is None:
+            adapter = BACKENDS[backend].adapter()
+            return {"ready": _prepare(adapter, backend, device)}
+        _serve(adapter, device, request)
+        return {"done": request["result"]}
+
+    try:
+        _send(connection, _guarded(answer, None))
+        while True:
+            _send(connection, _guarded(answer, json.loads(connection.recv_bytes())))
+    except (EOFError, BrokenPipeError):
+        pass  # the client is gone
+
+
+def _guarded(function: Any, request: Any) -> dict[str, Any]:
+    try:
+        return function(request)
+    except Exception as error:  # whatever a framework raises belongs to this one request
+        kind = type(error).__name__ if isinstance(error, ParityError) else ""
+        return {"error": kind, "message": str(error), "traceback": traceback.format_exc()}
+
+
+def _send(connection: Connection, answer: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(answer).encode())
+
+
+def _prepare(adapter: Adapter, backend: str, device: str) -> dict[str, Any]:
+    found = adapter.describe()
+    if device == ANY:
+        return found
+    if device not in found["devices"]:
+        raise DeviceMissingError(
+            f"backend {backend!r} sees no {device}",
+            f"one of its devices: {', '.join(found['devices'])}",
+            "run on the cpu, or install the framework's GPU build on a machine with a GPU",
+        )
+    return found | {"switches": adapter.prepare(device)}
+
+
+def _serve(adapter: Adapter, device: str, request: dict[str, Any]) -> None:
+    tensors, _ = exchange.read_tensors(request["case"])
+    spec = spec_from_json(request["spec"])
+    block = Block("block", spec, {name: tensors[f"block/{name}"] for name in spec.parameters()})
+    results = evaluate(
+        adapter,
+        block,
+        tensors["x"],
+        tensors.get("cotangent"),
+        training=request["training"],
+        dtype=request["dtype"],
+        data_format=request["data_format"],
+        device=device,
+        steps=request["steps"],
+        learning_rate=request["learning_rate"],
+    )
+    exchange.write_tensors(request["result"], results, {})
+
+
+def evaluate(
+    adapter: Adapter,
+    block: Block,
+    x: np.ndarray,
+    cotangent: np.ndarray | None,
+    *,
+    training: bool,
+    dtype: str,
+    data_format: str,
+    device: str,
+    steps: int,
+    learning_rate: float,
+) -> dict[str, np.ndarray]:
+    """The results of one block by name, as `parity.evaluate` tells them, in canonical layout."""
+    model = adapter.build(block.spec, shape=x.shape, data_format=data_format, dtype=dtype, device=device)
+    load_into(model, block, {"block": "block"})
+    ((_, live),) = adapter.find_blocks(model, {"block": block.spec}).items()
+    step = adapter.stepper(
+        model, live.variables, training=training, data_format=data_format, learning_rate=learning_rate
+    )
+
+    def canonical(name: str, value: object) -> np.ndarray:
+        return kernels_first(name, np.asarray(value)) if adapter.KERNELS_LAST else np.asarray(value)
+
+    def state() -> dict[str, np.ndarray]:
+        return {
+            name: canonical(name, adapter.read_variable(model, variable)).copy()
+            for name, variable in live.variables.items()
+        }
+
+    output, gradients = step(x, cotangent, steps > 0)
+    results = {"output": np.asarray(output)}
+    results |= {f"grad.{name}": canonical(name, value) for name, value in gradients.items()}
+    if training:
+        results |= {f"after.{name}": value for name, value in state().items() if is_statistic(name)}
+    for number in range(1, steps + 1):
+        if number > 1:
+            step(x, cotangent, True)
+        results |= {f"step{number}.{name}": value for name, value in state().items()}
+    return results
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
