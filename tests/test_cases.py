@@ -1,0 +1,89 @@
+"""The matrix itself: its cases can fail, repeat, and cover what they claim."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from parity import cases
+from parity.spec import DATA_FORMATS, SPECS, SpecError, is_statistic
+from parity.tolerances import DTYPES, EPSILON, MARGIN
+
+STANDARD = cases.standard()
+MATRIX = [case for case in STANDARD if isinstance(case, cases.Case)]
+
+
+def test_ids_are_unique_and_find_their_case():
+    assert len({case.id for case in cases.everything()}) == len(list(cases.everything()))
+    assert {case.id for case in MATRIX} <= {case.id for case in cases.everything()}
+    for case in STANDARD[:: len(STANDARD) // 20]:
+        assert cases.find(case.id) == case
+    with pytest.raises(SpecError, match="received case 'se-best-2d'; expected an id"):
+        cases.find("se-best-2d")
+
+
+def test_the_standard_matrix_covers_every_pair():
+    """Every variant meets every rank, format, dtype and mode, and every shape every dtype, format and mode."""
+    for block, variants in cases.OPTIONS.items():
+        for variant in variants:
+            seen = [c for c in MATRIX if (c.block, c.variant) == (block, variant)]
+            assert {(c.spatial_dims, c.training) for c in seen} >= set(itertools.product((1, 2, 3), (False, True)))
+            assert {c.data_format for c in seen} == set(DATA_FORMATS), (block, variant)
+            assert {c.dtype for c in seen} == set(DTYPES), (block, variant)
+        for shape in cases.SHAPES:
+            seen = [c for c in MATRIX if (c.block, c.shape) == (block, shape)]
+            assert {(c.dtype, c.training) for c in seen} == set(itertools.product(DTYPES, (False, True))), (
+                block,
+                shape,
+            )
+
+
+def test_numbers_come_from_the_id_alone():
+    case = cases.find("cbam-default-2d-odd-last-float32-train")
+    one, two = case.problem(), case.problem()
+    assert one.x.tobytes() == two.x.tobytes()
+    assert one.learning_rate == two.learning_rate
+    other = cases.find("cbam-default-2d-odd-last-float64-train").problem()
+    assert not np.array_equal(one.x, other.x)
+
+
+def test_sizes_are_pairwise_distinct():
+    for name, shape in cases.SHAPES.items():
+        if name not in ("point", "large"):
+            sizes = (shape.batch, shape.channels, *shape.sizes)
+            assert len(set(sizes)) == len(sizes), name
+
+
+@pytest.mark.parametrize("block", SPECS)
+def test_every_case_can_fail(block):
+    """Every parameter that is not inert moves the output, and no comparison hangs on rounding."""
+    for case in (c for c in MATRIX if c.block == block and c.shape != "large"):
+        problem = case.problem()
+        assert problem.expected["output"].margin > MARGIN * EPSILON[case.dtype], case.id
+        for name in case.spec.parameters():
+            if is_statistic(name):
+                continue
+            gradient = problem.expected[f"grad.{name}"].value
+            assert (name in case.spec.inert(case.training)) == (not gradient.any()), (case.id, name)
+
+
+def test_training_cases_take_three_steps_that_matter():
+    problem = cases.find("ca-default-2d-odd-first-float64-train").problem()
+    before = problem.block.tensors
+    for step in (1, 2, 3):
+        after = {n: problem.expected[f"step{step}.{n}"].value for n in before}
+        moved = {n for n in before if not np.array_equal(before[n], after[n])}
+        assert moved == set(before) - {"reduce.bias"}
+        before = after
+
+
+def test_tied_cases_hold_whole_channels_of_zeros():
+    x = cases.find("cbam-default-2d-ties-first-float32-train").problem().x
+    assert (x >= 0).all()
+    assert not x[:, ::3].any()
+
+
+def test_ill_conditioned_cases_are_kept_and_say_so():
+    problem = cases.find("cbam-default-2d-point-first-float64-train").problem()
+    kernel = problem.expected["grad.spatial.conv.kernel"]
+    assert kernel.magnitude.max() > 100 * np.abs(kernel.value).max()

@@ -1,0 +1,379 @@
+"""The exchange file: bitwise, deterministic, atomic, and every damaged file a named error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from parity import exchange
+from parity.block import Block
+from parity.errors import (
+    FormatError,
+    MissingTensorError,
+    SpecError,
+    TensorShapeError,
+    UnexpectedTensorError,
+    VersionError,
+)
+from parity.spec import CBAMOptions, CoordinateAttentionOptions, ECAOptions, Gate, SqueezeExcitationOptions
+
+FLOATS = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
+
+
+def bits(value):
+    """The bytes of an array in C order, with what they mean."""
+    value = np.asarray(value)
+    return value.shape, value.dtype.newbyteorder("="), value.astype(value.dtype.newbyteorder("=")).tobytes()
+
+
+def same(a, b):
+    """Whether two blocks are equal bit for bit."""
+    contents = [{k: bits(v) for k, v in part.items()} for block in (a, b) for part in (block.tensors, block.extras)]
+    return (a.name, a.spec, *contents[:2]) == (b.name, b.spec, *contents[2:])
+
+
+def random_bits(shape, dtype, seed):
+    """An array of random bits: NaN payloads, infinities, negative zeros and subnormal numbers included."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape)) * dtype.itemsize
+    raw = np.random.default_rng(seed).integers(0, 256, count, dtype=np.uint8)
+    return raw.view(dtype).reshape(shape)
+
+
+def block_of(spec, dtype=np.float64, seed=0, name="stage1/attn", **extras):
+    tensors = {key: random_bits(shape, dtype, seed + i) for i, (key, shape) in enumerate(spec.parameters().items())}
+    return Block(name, spec, tensors, extras)
+
+
+SPECS = [
+    SqueezeExcitationOptions(reduction=4, gate=Gate("hard_sigmoid", slope=0.2)).resolve(12),
+    CBAMOptions(reduction=5, kernel_size=3).resolve(10, 3),
+    ECAOptions(kernel_size=5, bias=True).resolve(None),
+    CoordinateAttentionOptions(hidden_channels=3).resolve(7, 1),
+]
+
+BLOCK = block_of(ECAOptions(kernel_size=3, bias=True).resolve(None), name="eca")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    spec=st.sampled_from(SPECS),
+    dtype=st.sampled_from(FLOATS),
+    layout=st.sampled_from(["C", "F", "reversed", "strided", "big-endian", "read-only"]),
+    seed=st.integers(0, 2**32 - 9),
+    name=st.text(st.characters(exclude_categories=["Cs"]), max_size=9),
+    count=st.integers(-(2**63), 2**63 - 1),
+)
+def test_round_trip_is_bitwise(tmp_path_factory, spec, dtype, layout, seed, name, count):
+    def laid_out(value):
+        if layout == "big-endian":
+            return value.astype(value.dtype.newbyteorder(">"))
+        if layout == "strided":
+            wide = np.zeros((*value.shape[:-1], 2 * value.shape[-1]), value.dtype)
+            wide[..., ::2] = value
+            return wide[..., ::2]
+        value = value.copy("F" if layout == "F" else "C")
+        value.flags.writeable = layout != "read-only"
+        return value[..., ::-1] if layout == "reversed" else value
+
+    extras = {"norm.num_batches_tracked": np.array(count), "empty": np.empty((0, 3), np.float32)}
+    raw = block_of(spec, dtype, seed, name)
+    block = Block(name, spec, {key: laid_out(value) for key, value in raw.tensors.items()}, extras)
+    path = tmp_path_factory.mktemp("exchange") / "a.safetensors"
+    exchange.write(path, block)
+    (back,) = exchange.read(path)
+    assert same(back, block)
+    assert layout in ("reversed", "F") or same(Block(name, spec, back.tensors), raw)
+
+
+def test_special_numbers_survive(tmp_path):
+    for dtype in FLOATS:
+        special = np.array([-0.0, np.nan, -np.inf], dtype).reshape(1, 1, 3)
+        block = Block("", ECAOptions(kernel_size=3).resolve(None), {"conv.kernel": special})
+        exchange.write(tmp_path / "a", block)
+        (back,) = exchange.read(tmp_path / "a")
+        assert np.signbit(back.tensors["conv.kernel"][0, 0, 0])
+        assert same(back, block)
+
+
+def test_safetensors_corrupts_what_we_do_not(tmp_path):
+    """safetensors 0.8.0 writes the raw memory of a transposed array under its logical shape; ours must not."""
+    value = np.arange(6.0).reshape(2, 3).T
+    tensors = {"w": value}
+    save_file(tensors, tmp_path / "theirs")
+    theirs = load_file(tmp_path / "theirs")["w"]
+    raw_memory = np.arange(6.0).reshape(3, 2)
+    assert np.array_equal(theirs, raw_memory) or np.array_equal(theirs, value), "a third behaviour"
+    assert not np.array_equal(raw_memory, value)
+    exchange.write_tensors(tmp_path / "ours", tensors, {})
+    assert np.array_equal(load_file(tmp_path / "ours")["w"], value)
+
+
+def test_several_blocks_keep_their_order(tmp_path):
+    blocks = [block_of(spec, np.float32, seed, f"b{9 - seed}/x") for seed, spec in enumerate(SPECS)]
+    exchange.write(tmp_path / "a", blocks)
+    assert all(same(a, b) for a, b in zip(exchange.read(tmp_path / "a"), blocks, strict=True))
+
+
+def test_file_is_what_the_design_says(tmp_path):
+    exchange.write(tmp_path / "a", [BLOCK, block_of(SPECS[0], name="a/b", count=np.int64(7))])
+    tensors, metadata = exchange.read_tensors(tmp_path / "a")
+    assert {"eca/conv.kernel", "eca/conv.bias", "a/b/fc1.kernel", "a/b/extras:count"} <= tensors.keys()
+    assert list(metadata) == ["attention-parity"]
+    semantics = json.loads(metadata["attention-parity"])
+    assert semantics == {"version": 1, "blocks": {"eca": BLOCK.spec.to_json(), "a/b": SPECS[0].to_json()}}
+
+
+def test_bytes_are_deterministic_and_aligned(tmp_path):
+    odd = ECAOptions(kernel_size=5, bias=True).resolve(None)
+    blocks = [block_of(odd, np.float16, name="h", one=np.int8(1)), block_of(SPECS[0], name="d")]
+    shuffled = Block("h", odd, dict(reversed(blocks[0].tensors.items())), blocks[0].extras)
+    exchange.write(tmp_path / "a", blocks)
+    exchange.write(tmp_path / "b", [shuffled, blocks[1]])
+    raw = (tmp_path / "a").read_bytes()
+    assert raw == (tmp_path / "b").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    entries = json.loads(raw[8 : 8 + size])
+    sizes = {"F64": 8, "F16": 2, "I8": 1}
+    entries.pop("__metadata__")
+    assert size % 8 == 0
+    assert all(entry["data_offsets"][0] % sizes[entry["dtype"]] == 0 for entry in entries.values())
+
+
+# Atomicity
+
+
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failure):
+    path = tmp_path / "a.safetensors"
+    exchange.write(path, BLOCK)
+    old, calls, payload = path.read_bytes(), [], exchange._payload
+
+    def failing(value):
+        calls.append(sorted(os.listdir(tmp_path)))
+        if len(calls) == 2:
+            raise failure
+        return payload(value)
+
+    monkeypatch.setattr(exchange, "_payload", failing)
+    with pytest.raises(FormatError if isinstance(failure, OSError) else KeyboardInterrupt):
+        exchange.write(path, block_of(SPECS[1]))
+    assert len(calls[1]) == 2, "the temporary file lies beside the target"
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+    assert path.read_bytes() == old
+
+
+def test_file_and_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
+    events, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append(os.path.isdir(f"/proc/self/fd/{descriptor}")))
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("replace"), replace(a, b)))
+    exchange.write(tmp_path / "a", BLOCK)
+    assert events[1] == "replace"
+    assert len(events) == (3 if os.name == "posix" else 2)
+
+
+def test_link_stays_a_link(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    exchange.write(tmp_path / "link", BLOCK)
+    assert (tmp_path / "link").is_symlink()
+    assert same(exchange.read(tmp_path / "real")[0], BLOCK)
+
+
+# What is refused on writing
+
+
+def test_nothing_to_write(tmp_path):
+    with pytest.raises(MissingTensorError, match=r"^received no block to write; expected at least one$"):
+        exchange.write(tmp_path / "a", [])
+
+
+def test_two_blocks_of_one_name(tmp_path):
+    with pytest.raises(UnexpectedTensorError, match="several blocks named 'eca'; expected distinct names; rename with"):
+        exchange.write(tmp_path / "a", [BLOCK, BLOCK])
+    assert os.listdir(tmp_path) == []
+
+
+def test_tensor_named_metadata(tmp_path):
+    with pytest.raises(UnexpectedTensorError, match="received a tensor named '__metadata__'; expected another name"):
+        exchange.write_tensors(tmp_path / "a", {"__metadata__": np.ones(1)}, {})
+
+
+def test_number_that_the_format_lacks(tmp_path):
+    with pytest.raises(FormatError, match="received w of dtype complex128; expected one of float64"):
+        exchange.write_tensors(tmp_path / "a", {"w": np.ones(1, complex)}, {})
+
+
+def test_name_that_is_no_unicode(tmp_path):
+    with pytest.raises(FormatError, match="expected valid Unicode"):
+        exchange.write(tmp_path / "a", Block("\ud800", BLOCK.spec, BLOCK.tensors))
+
+
+@pytest.mark.parametrize("path", ["missing/folder/a", "."])
+def test_path_that_cannot_be_written(tmp_path, path):
+    with pytest.raises(FormatError, match=r"cannot be written: .*; expected a file in a writable folder"):
+        exchange.write(tmp_path / path, BLOCK)
+    assert os.listdir(tmp_path) == []
+
+
+# What is refused on reading
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A function that writes the block with its metadata or tensors changed."""
+
+    def write(change=lambda semantics, tensors: None, text=None):
+        tensors = {f"eca/{name}": value for name, value in BLOCK.tensors.items()}
+        semantics = {"version": 1, "blocks": {"eca": BLOCK.spec.to_json()}}
+        change(semantics, tensors)
+        text = json.dumps(semantics) if text is None else text
+        exchange.write_tensors(tmp_path / "damaged", tensors, {"attention-parity": text})
+        return tmp_path / "damaged"
+
+    assert same(exchange.read(write())[0], BLOCK)
+    return write
+
+
+def test_every_truncation_is_a_format_error(tmp_path):
+    exchange.write(tmp_path / "a", BLOCK)
+    whole = (tmp_path / "a").read_bytes()
+    for length in range(len(whole)):
+        (tmp_path / "a").write_bytes(whole[:length])
+        with pytest.raises(FormatError, match="cannot be read as a safetensors file: "):
+            exchange.read(tmp_path / "a")
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_changed_byte_raises_anything_else(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("exchange") / "a"
+    exchange.write(path, BLOCK)
+    raw = bytearray(path.read_bytes())
+    position = data.draw(st.integers(0, len(raw) - 1))
+    raw[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    with contextlib.suppress(FormatError, MissingTensorError, UnexpectedTensorError, TensorShapeError):
+        exchange.read(path)
+
+
+def test_no_safetensors_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"PK\x03\x04 a zip file, as PyTorch writes them")
+    for path in (tmp_path / "a", tmp_path / "absent", tmp_path):
+        with pytest.raises(
+            FormatError, match=r"cannot be read as a safetensors file: .*; expected a whole, readable file"
+        ):
+            exchange.read(path)
+
+
+def test_other_safetensors_file(tmp_path):
+    exchange.write_tensors(tmp_path / "a", {"w": np.ones(2)}, {})
+    with pytest.raises(
+        FormatError, match="is a safetensors file but no exchange file; expected the key 'attention-par"
+    ):
+        exchange.read(tmp_path / "a")
+
+
+def test_newer_version(damaged):
+    path = damaged(lambda semantics, _: semantics.update(version=2))
+    sentence = "has format version 2; expected at most 1, the newest that this release knows; upgrade attention-parity"
+    with pytest.raises(VersionError, match=sentence):
+        exchange.read(path)
+
+
+@pytest.mark.parametrize("version", ["1", 0, True, None, 1.0])
+def test_version_that_is_none(damaged, version):
+    with pytest.raises(FormatError, match=re.escape(f"has format version {version!r}; expected 1")):
+        exchange.read(damaged(lambda semantics, _: semantics.update(version=version)))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7", '{"version": 1}', "[" * 100_000])
+def test_metadata_that_is_no_json(damaged, text):
+    with pytest.raises(FormatError, match=r"has unreadable metadata .*; expected JSON with 'version' and 'blocks'"):
+        exchange.read(damaged(text=text))
+
+
+def test_blocks_that_are_no_object(damaged):
+    with pytest.raises(FormatError, match="has list as its 'blocks'"):
+        exchange.read(damaged(lambda semantics, _: semantics.update(blocks=[])))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("gate", "tanh", "the spec of block 'eca' is invalid: received gate='tanh'"),
+        ("kernel_size", 4, "the spec of block 'eca' is invalid: received kernel_size=4; expected an odd integer"),
+        ("new", 1, "the spec of block 'eca' is invalid: received a ECASpec with unknown 'new'"),
+        (
+            "block",
+            "sk",
+            "the spec of block 'eca' is invalid: received .* expected a mapping whose 'block' is one of se",
+        ),
+    ],
+)
+def test_bad_spec(damaged, field, value, sentence):
+    with pytest.raises(FormatError, match=sentence):
+        exchange.read(damaged(lambda semantics, _: semantics["blocks"]["eca"].update({field: value})))
+
+
+def test_missing_tensor(damaged):
+    with pytest.raises(
+        MissingTensorError, match=r"^block 'eca' lacks conv\.bias; expected exactly conv\.kernel, conv\.b"
+    ):
+        exchange.read(damaged(lambda _, tensors: tensors.pop("eca/conv.bias")))
+
+
+def test_unexpected_tensor(damaged):
+    with pytest.raises(UnexpectedTensorError, match="block 'eca' has the unexpected fc1; expected exactly conv"):
+        exchange.read(damaged(lambda _, tensors: tensors.update({"eca/fc1": np.ones(1)})))
+
+
+@pytest.mark.parametrize("name", ["ca/conv.kernel", "conv.kernel"])
+def test_tensor_of_no_block(damaged, name):
+    sentence = f"holds the tensor '{name}' of no block; expected one of the blocks 'eca'"
+    with pytest.raises(UnexpectedTensorError, match=sentence):
+        exchange.read(damaged(lambda _, tensors: tensors.update({name: np.ones(1)})))
+
+
+def test_mis_shaped_tensor(damaged):
+    with pytest.raises(TensorShapeError, match=r"block 'eca' has conv\.bias of shape \(2,\) instead of \(1,\)"):
+        exchange.read(damaged(lambda _, tensors: tensors.update({"eca/conv.bias": np.ones(2)})))
+
+
+# Blocks
+
+
+def test_block_orders_its_tensors():
+    block = Block("eca", BLOCK.spec, dict(reversed(BLOCK.tensors.items())))
+    assert list(block.tensors) == ["conv.kernel", "conv.bias"]
+
+
+def test_block_lists_every_fault():
+    with pytest.raises(MissingTensorError) as caught:
+        Block("x", BLOCK.spec, {"conv.kernel": np.ones((1, 1, 3), int), "w": np.ones(1)})
+    assert str(caught.value) == (
+        "block 'x' lacks conv.bias and has the unexpected w and has conv.kernel of dtype int64 instead of float64, "
+        "float32, float16, bfloat16; expected exactly conv.kernel, conv.bias"
+    )
+
+
+def test_block_refuses_strange_names_and_extras():
+    with pytest.raises(SpecError, match="received 7 as a block's name; expected a string"):
+        Block(7, BLOCK.spec, BLOCK.tensors)
+    with pytest.raises(SpecError, match="received 'eca' as the spec of block 'x'"):
+        Block("x", "eca", BLOCK.tensors)
+    with pytest.raises(
+        UnexpectedTensorError, match="block 'x' has an extra named 'a/b'; expected a string without '/'"
+    ):
+        Block("x", BLOCK.spec, BLOCK.tensors, {"a/b": np.ones(1)})
+    with pytest.raises(TensorShapeError, match="block 'x' has the extra a of dtype <U1; expected numbers"):
+        Block("x", BLOCK.spec, BLOCK.tensors, {"a": np.array("b")})
