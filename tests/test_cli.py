@@ -8,6 +8,7 @@ import pytest
 
 from parity import cli, client, compare, tolerances
 from parity.backends import BACKENDS
+from parity.errors import BackendMissingError, DeviceMissingError
 
 ONE = "se-default-2d-odd-first-float64-eval"
 
@@ -41,7 +42,7 @@ def test_a_disagreement_is_an_exit_status_and_a_command_that_shows_it(monkeypatc
 
 def test_nothing_ran_is_no_agreement(monkeypatch, capsys):
     def nobody(name, device="cpu"):
-        raise client.DeviceMissingError(f"backend {name!r} sees no {device}")
+        raise DeviceMissingError(f"backend {name!r} sees no {device}")
 
     monkeypatch.setattr(client, "worker", nobody)
     assert cli.main(["run", "--case", ONE]) == cli.DISAGREED
@@ -76,7 +77,7 @@ def test_an_unknown_case_is_a_sentence(capsys):
 def test_doctor_tells_version_devices_and_absence(monkeypatch, tmp_path, capsys):
     def describe(name):
         if name == "tf1compat":
-            raise client.BackendMissingError("backend 'tf1compat' needs tensorflow, not installed here")
+            raise BackendMissingError("backend 'tf1compat' needs tensorflow, not installed here")
         return {"framework": "toy", "version": "1.2.3", "devices": {"cpu": "cpu", "gpu": "NVIDIA"}}
 
     monkeypatch.setattr(client, "describe", describe)
