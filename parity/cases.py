@@ -239,6 +239,10 @@ class RecordedCase:
         """Whether statistics are used and updated."""
         return self.mode == "train"
 
+    def _mended(self, name: str, value: NDArray) -> NDArray:
+        is_gradient = name.startswith("grad.")
+        return golden.gradient(self._recording, name.removeprefix("grad."), self.mode) if is_gradient else value
+
     def problem(self) -> Problem:
         """The recorded numbers, each with the magnitude that the oracle gives it."""
         recording = self._recording
@@ -250,7 +254,7 @@ class RecordedCase:
             training=self.training,
             data_format=self.data_format,
         )
-        recorded = recording.modes[self.mode]
+        recorded = {name: self._mended(name, value) for name, value in recording.modes[self.mode].items()}
         expected = {
             name: Measured(np.asarray(recorded[name], np.float64), value.magnitude)
             for name, value in judged.items()

@@ -98,13 +98,11 @@ class CBAMOptions(Options):
             residual=_check.boolean("residual", self.residual),
         )
 
-    def resolve(self, channels: int, spatial_dims: int = 2) -> CBAMSpec:
-        channels = _check.integer("channels", channels)
-        fields = self.arguments() | {
-            "channels": channels,
-            "spatial_dims": spatial_dims,
-            "hidden_channels": self.hidden_channels or max(1, channels // self.reduction),
-        }
+    def resolve(self, channels: int | None, spatial_dims: int = 2) -> CBAMSpec:
+        fields = self.arguments() | {"channels": channels, "spatial_dims": spatial_dims}
+        if self.parts != "spatial":
+            channels = _check.integer("channels", channels)
+            fields["hidden_channels"] = self.hidden_channels or max(1, channels // self.reduction)
         del fields["reduction"]
         return CBAMSpec(**(fields | _meaningless(self.parts)))
 

@@ -1,0 +1,31 @@
+# Every target works from a fresh clone; each is one line that works without make too.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help setup parity parity-gpu test lint format
+
+help: ## show this
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/ready ## build .venv once, with every backend
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+parity: .venv/ready ## judge every installed backend by the oracle, on the CPU
+	$(BIN)/parity run --jobs $(JOBS)
+
+parity-gpu: .venv/ready ## the same on the GPU, for every framework that sees one
+	$(BIN)/parity run --jobs $(JOBS) --device gpu
+
+test: .venv/ready ## run the tests
+	$(BIN)/pytest --numprocesses $(JOBS)
+
+lint: .venv/ready ## check style
+	$(BIN)/ruff check && $(BIN)/ruff format --check
+
+format: .venv/ready ## put the style right
+	$(BIN)/ruff check --fix && $(BIN)/ruff format

@@ -1,0 +1,68 @@
+"""The verdict: every backend against the oracle, on the standard matrix and on recorded real input."""
+
+import numpy as np
+import pytest
+
+from parity import cases, client, run
+from parity.backends import BACKENDS
+from parity.block import Block
+from parity.spec import SPECS
+
+STANDARD = cases.standard()
+
+
+def available(name):
+    if BACKENDS[name].missing():
+        pytest.skip(f"{BACKENDS[name].missing()} not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", SPECS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in BACKENDS])
+def test_backend_agrees_with_the_oracle(name, block):
+    available(name)
+    chosen = [case for case in STANDARD if case.block == block]
+    report = run.judge(chosen, [name], jobs=1)
+    assert not report.absent
+    assert len(report.outcomes) == len(chosen)
+    assert report.agreed, "\n\n".join(outcome.explain() for outcome in report.failures[:5])
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in BACKENDS])
+def test_a_wrong_weight_is_caught_in_every_backend(name):
+    """The judgement can fail: one element of one tensor, changed by a hundredth of a percent, is seen."""
+    available(name)
+    case = cases.find("ca-default-2d-odd-first-float64-train")
+    problem = case.problem()
+    tensors = dict(problem.block.tensors)
+    tensors["expand.w.kernel"] = tensors["expand.w.kernel"].copy()
+    tensors["expand.w.kernel"][2, 1] *= 1.0001
+    wrong = cases.Problem(
+        Block("block", case.spec, tensors),
+        problem.x,
+        problem.cotangent,
+        problem.learning_rate,
+        problem.steps,
+        problem.expected,
+    )
+    client.worker(name)
+    outcome = run._outcome(case, wrong, name, "cpu")
+    assert not outcome.agreed
+    assert "output: " in outcome.explain()
+    assert f"reproduce: parity run --backend {name} --case {case.id}" in outcome.explain()
+
+
+def test_every_recording_of_the_four_blocks_is_judged():
+    ids = {case.id for case in cases.recorded()}
+    assert len([name for name in ids if name.startswith("recorded-real-ppocr-cls")]) == 9
+    tutorials = {name for name in ids if name.startswith("recorded-tutorial-")}
+    assert {f"recorded-tutorial-pytorch-{block}-eval" for block in SPECS} <= tutorials
+    assert {"recorded-tutorial-pytorch-ca-train", "recorded-tutorial-tf1-cbam-eval"} <= tutorials
+    assert {f"recorded-tutorial-keras-{block}-eval" for block in ("se", "cbam", "eca")} <= tutorials
+    assert {f"recorded-tutorial-tensorflow-cbam-{rank}-eval" for rank in ("2d", "3d")} <= tutorials
+
+
+def test_a_recorded_case_expects_what_was_recorded_and_not_what_the_oracle_says():
+    case = cases.find("recorded-tutorial-pytorch-se-eval")
+    recording = cases._recordings()["tutorial-pytorch-se"]
+    assert np.array_equal(case.problem().expected["output"].value, recording.modes["eval"]["output"])

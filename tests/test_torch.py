@@ -1,0 +1,127 @@
+"""What PyTorch users expect of a module, beyond its numbers."""
+
+import copy
+import pickle
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import attention_torch  # noqa: E402
+from attention_torch import CBAM, ECA, CoordinateAttention, SqueezeExcitation  # noqa: E402
+from parity import cases  # noqa: E402
+from parity.spec import SPECS, BatchNorm, InputError, SpecError  # noqa: E402
+
+MAKERS = {
+    "se": lambda **more: SqueezeExcitation(12, reduction=4, **more),
+    "cbam": lambda **more: CBAM(12, reduction=4, kernel_size=3, **more),
+    "eca": lambda **more: ECA(12, **more),
+    "ca": lambda **more: CoordinateAttention(12, reduction=4, **more),
+}
+
+
+def test_every_block_is_made_here():
+    assert MAKERS.keys() == SPECS.keys()
+
+
+def same(one, other):
+    return torch.equal(one, other)
+
+
+@pytest.mark.parametrize("block", MAKERS)
+def test_state_deepcopy_and_pickle(block):
+    module, x = MAKERS[block](), torch.randn(2, 12, 5, 7)
+    module(x)  # moves the running statistics away from where a fresh module has them
+    module.eval()
+    twin = MAKERS[block]().eval()
+    assert not same(twin(x), module(x))
+    assert str(twin.load_state_dict(module.state_dict())) == "<All keys matched successfully>"
+    for copied in (twin, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert same(copied(x), module(x))
+        assert copied.spec == module.spec
+
+
+@pytest.mark.parametrize("block", MAKERS)
+def test_device_and_dtype_reach_every_tensor(block):
+    module = MAKERS[block](device="meta", dtype=torch.float64)
+    tensors = [*module.parameters(), *(b for b in module.buffers() if b.is_floating_point())]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert {tensor.dtype for tensor in tensors} == {torch.float64}
+
+
+@pytest.mark.parametrize("block", MAKERS)
+def test_memory_format_is_kept(block):
+    module = MAKERS[block]().eval()
+    x = torch.randn(2, 12, 5, 7).to(memory_format=torch.channels_last)
+    y = module(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, module(x.contiguous()))
+
+
+@pytest.mark.parametrize("block", MAKERS)
+def test_from_spec_builds_the_same_block(block):
+    for options in cases.OPTIONS[block].values():
+        spec = options.resolve(12, 3)
+        module = getattr(attention_torch, options.class_name).from_spec(spec, dtype=torch.float64)
+        assert module.spec == spec
+        assert {p.dtype for p in module.parameters()} == {torch.float64}
+
+
+def test_open_channels_build():
+    for spec in (cases.OPTIONS["eca"]["biased"].resolve(None), cases.OPTIONS["cbam"]["spatial"].resolve(None)):
+        module = getattr(attention_torch, spec.options_class.class_name).from_spec(spec)
+        assert module(torch.randn(2, 5, 4, 3)).shape == (2, 5, 4, 3)
+
+
+def test_running_statistics_of_two_calls_both_count():
+    module = CoordinateAttention(12, reduction=4, norm=BatchNorm(update_rate=0.5, unbiased_variance=False))
+    x = torch.randn(2, 12, 5, 7)
+    module(x)
+    once = module.norm.running_var.clone()
+    module(x)
+    assert not same(once, module.norm.running_var)
+    assert module.norm.num_batches_tracked == 2
+
+
+def test_biased_and_unbiased_variance_differ_by_bessels_factor():
+    x = torch.randn(1, 12, 2, 3, dtype=torch.float64)
+    after = []
+    for unbiased in (True, False):
+        torch.manual_seed(0)
+        norm = BatchNorm(update_rate=1, unbiased_variance=unbiased)
+        module = CoordinateAttention(12, reduction=4, norm=norm, dtype=torch.float64)
+        module(x)
+        after.append(module.norm.running_var)
+    torch.testing.assert_close(after[0] * 4 / 5, after[1])  # N (H + W) = 5 values per channel
+
+
+def test_sync_batch_norm_knows_the_norm():
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(CBAM(12))
+    assert isinstance(converted.spatial.norm, torch.nn.SyncBatchNorm)
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "sentence"),
+    [
+        (lambda: SqueezeExcitation(12, reduction=0), SpecError, "received reduction=0"),
+        (lambda: CBAM(12, kernel_size=4), SpecError, "received kernel_size=4; expected an odd integer"),
+        (lambda: ECA(None), SpecError, "received neither channels nor kernel_size"),
+        (lambda: CBAM(12)(torch.ones(2, 12, 5)), InputError, "set spatial_dims to the input's rank less 2"),
+        (lambda: CBAM(12)(torch.ones(2, 11, 5, 7)), InputError, "11 channels on axis 1; expected 12 channels"),
+        (lambda: CBAM(12)(torch.ones(1, 12, 1, 1)), InputError, "received one value per channel"),
+    ],
+)
+def test_misuse_is_a_value_error_with_a_sentence(act, kind, sentence):
+    with pytest.raises(kind) as caught:
+        act()
+    assert isinstance(caught.value, ValueError)
+    assert sentence in str(caught.value)
+
+
+def test_a_lone_value_is_fine_outside_training():
+    assert CBAM(12).eval()(torch.ones(1, 12, 1, 1)).shape == (1, 12, 1, 1)
+    assert CBAM(12, spatial_norm=None)(torch.ones(1, 12, 1, 1)).shape == (1, 12, 1, 1)
+
+
+def test_repr_shows_the_spec():
+    assert "gate=Gate(kind='sigmoid'" in repr(SqueezeExcitation(12))
