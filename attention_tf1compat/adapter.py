@@ -11,17 +11,9 @@ import tensorflow as tf
 
 import attention_tf1compat
 from attention_tf1compat._block import find_specs
-from parity.spec import SPECS, InputError, LiveBlock, Spec, is_statistic
+from parity.spec import InputError, LiveBlock, Spec, is_statistic
 
 KERNELS_LAST = True
-
-FUNCTIONS: dict[str, Callable[..., tf.Tensor]] = {
-    "se": attention_tf1compat.squeeze_excitation,
-    "cbam": attention_tf1compat.cbam,
-    "eca": attention_tf1compat.eca,
-    "ca": attention_tf1compat.coordinate_attention,
-}
-assert FUNCTIONS.keys() == SPECS.keys()
 
 LEAVES = {"kernel": "kernel", "bias": "bias"}
 NORM_LEAVES = {"scale": "gamma", "offset": "beta", "mean": "moving_mean", "variance": "moving_variance"}
@@ -63,13 +55,18 @@ def build(spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, d
     with tf.Graph().as_default() as graph, tf.device(DEVICES[device]):
         tf.compat.v1.set_random_seed(0)  # the graph's own: deterministic initializers ask for it
         x = tf.compat.v1.placeholder(dtype, shape, "x")
-        y = FUNCTIONS[spec.block](x, data_format=data_format, dtype=dtype, scope=SCOPE, spec=spec)
+        y = function(spec)(x, data_format=data_format, dtype=dtype, scope=SCOPE, spec=spec)
         tf.compat.v1.add_to_collection(INPUT, x)
         tf.compat.v1.add_to_collection(OUTPUT, y)
         initializer = tf.compat.v1.global_variables_initializer()
     session = tf.compat.v1.Session(graph=graph, config=configuration(device))
     session.run(initializer)
     return session
+
+
+def function(spec: Spec) -> Callable[..., tf.Tensor]:
+    """The function of the block of `spec`."""
+    return getattr(attention_tf1compat, spec.options_class.function_name)
 
 
 def configuration(device: str) -> tf.compat.v1.ConfigProto:
@@ -177,7 +174,7 @@ def _training_output(graph: tf.Graph, x: tf.Tensor, data_format: str) -> tf.Tens
         training = tf.compat.v1.placeholder_with_default(True, (), "training")
         # Without it, a cond that a session has run once has no gradient any more.
         tf.compat.v1.experimental.output_all_intermediates(True)
-        y = FUNCTIONS[spec.block](
+        y = function(spec)(
             x, training=training, data_format=data_format, dtype=x.dtype, scope=SCOPE, reuse=True, spec=spec
         )
         tf.compat.v1.experimental.output_all_intermediates(None)

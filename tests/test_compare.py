@@ -27,7 +27,7 @@ def test_a_failure_tells_how_many_where_and_by_how_much():
     got[0, 1] -= 1e-9
     failure = judge(got).failure
     assert failure == (
-        "output: 2 of 4 elements differ; the worst at [1, 0]: got 3.000001, expected 3, off by 1e-06, allowed 4e-12"
+        "output: 2 of 4 elements differ; the worst at [1, 0]: got 3.000001, expected 3, off by 1e-06, allowed 3.64e-12"
     )
 
 
