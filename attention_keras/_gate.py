@@ -1,0 +1,27 @@
+"""Gates and activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import activations, ops
+
+from parity.spec import ACTIVATIONS, Gate
+
+# What Keras calls the activations of the contract.
+KERAS_NAMES = {"relu": "relu", "silu": "silu", "hard_swish": "hard_silu", "identity": "linear"}
+assert KERAS_NAMES.keys() == set(ACTIVATIONS)
+
+
+def apply_gate(u: Any, gate: Gate) -> Any:
+    """gate(u), element by element."""
+    if gate.kind == "sigmoid":
+        return ops.sigmoid(u)
+    if gate.kind == "hard_sigmoid":
+        return ops.clip(gate.slope * u + gate.offset, 0, 1)
+    return u
+
+
+def apply_activation(u: Any, activation: str) -> Any:
+    """activation(u), element by element."""
+    return activations.get(KERAS_NAMES[activation])(u)

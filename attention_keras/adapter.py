@@ -1,0 +1,288 @@
+"""What the adapters of both styles share: this package behind the interface of `parity.backends.Adapter`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from attention_keras._float64 import enable_float64
+from attention_keras._stock import LEAVES, NORM_LEAVES, live_stock
+from attention_keras.functional._block import normalise
+from attention_keras.layers._block import Block
+from parity.spec import InputError, LiveBlock, Spec, is_statistic
+
+KERNELS_LAST = True
+
+
+def describe() -> dict[str, Any]:
+    """The framework and its engine, their versions, and the engine's devices by kind."""
+    engine = keras.backend.backend()
+    version, gpu = ENGINES[engine].describe()
+    return {
+        "framework": "keras",
+        "version": keras.__version__,
+        "engine": engine,
+        "engine_version": version,
+        "devices": {"cpu": "cpu"} | ({"gpu": gpu} if gpu else {}),
+    }
+
+
+def prepare(device: str) -> dict[str, Any]:
+    """Make this process deterministic and exact; the switches that were set."""
+    enable_float64()
+    keras.utils.set_random_seed(0)
+    ENGINES[keras.backend.backend()].prepare()
+    return {"deterministic": True, "tf32": False, "float64": True}
+
+
+def owns(model: Any) -> bool:
+    """Whether `model` is of this framework."""
+    return isinstance(model, keras.layers.Layer)
+
+
+def build(block: Callable[[Any], Any], *, shape: tuple[int, ...], dtype: str, device: str) -> keras.Model:
+    """A model of `block`, a function of a Keras tensor, for an input of `shape` and any batch size."""
+    with keras.device(f"{device}:0"):
+        x = keras.Input(shape[1:], dtype=dtype)
+        return keras.Model(x, block(x))
+
+
+def find_blocks(model: keras.layers.Layer, wanted: Mapping[str, Spec]) -> dict[str, LiveBlock]:
+    """The blocks of `model`: layers of this package by their path, and those of `wanted` that are of stock layers.
+
+    The stock layers of a block are found by their path in the model, which is the block's name and the canonical path;
+    ``.``, ``/`` and ``_`` count as the same.
+    """
+    blocks: dict[str, LiveBlock] = {}
+    stock: dict[str, list[keras.layers.Layer]] = {}
+    for name, layer in _walk(model):
+        if not isinstance(layer, Block):
+            stock.setdefault(normalise(name), []).append(layer)
+        elif name in blocks:
+            raise InputError(f"received a model with two blocks named {name!r}", "distinct names", "rename one of them")
+        else:
+            blocks[name] = _live(layer)
+    for name, spec in wanted.items():
+        live = None if normalise(name) in map(normalise, blocks) else live_stock(stock, name, spec)
+        if live:
+            blocks[name] = live
+    return blocks
+
+
+def _walk(model: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Every layer once, with its path in `model`; what is inside a block is the block's own business."""
+    seen, rest = set(), [("", model)]
+    while rest:
+        path, layer = rest.pop()
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        yield path, layer
+        if not isinstance(layer, Block):
+            children = layer.layers if isinstance(layer, keras.Model) else layer._flatten_layers(False, recursive=False)
+            rest += [(f"{path}/{child.name}" if path else child.name, child) for child in reversed(children)]
+
+
+def _live(layer: Block) -> LiveBlock:
+    return LiveBlock(layer.spec.to_json(), {name: _variable(layer, name) for name in layer.spec.parameters()})
+
+
+def _variable(layer: Block, name: str) -> keras.Variable:
+    *path, leaf = name.split(".")
+    part: Any = layer
+    for step in path:
+        part = part[step] if isinstance(part, Mapping) else getattr(part, step)
+    return getattr(part, (LEAVES | NORM_LEAVES)[leaf])
+
+
+def read_variable(model: keras.layers.Layer, variable: keras.Variable) -> Any:
+    """The value of a variable as a NumPy array; a bfloat16 one as its bits, uint16."""
+    value = ops.convert_to_numpy(variable)
+    return value.view("uint16") if variable.dtype == "bfloat16" else value
+
+
+def write_variables(model: keras.layers.Layer, values: Iterable[tuple[keras.Variable, Any]]) -> None:
+    """Set variables to NumPy arrays of their shapes."""
+    for variable, value in values:
+        with keras.device(ENGINES[keras.backend.backend()].device(variable)):
+            variable.assign(value.copy())  # JAX may keep the memory that it is given
+
+
+def stepper(
+    model: keras.Model,
+    variables: Mapping[str, keras.Variable],
+    *,
+    training: bool,
+    data_format: str,
+    learning_rate: float,
+) -> Callable[[Any, Any, bool], tuple[Any, dict[str, Any]]]:
+    """A function (x, cotangent or None, update) -> (output, gradients by name), all NumPy.
+
+    The gradients are those of <cotangent, output>, of "input" and of every parameter; `update` then takes one step of
+    gradient descent. In training mode each call updates the running statistics.
+    """
+    parameters = {name: variable for name, variable in variables.items() if not is_statistic(name)}
+    statistics = [variable for name, variable in variables.items() if is_statistic(name)]
+    engine = ENGINES[keras.backend.backend()]
+    device = engine.device(next(iter(parameters.values())))
+    compute = engine(model, list(parameters.values()), statistics, training)
+
+    def step(x: Any, cotangent: Any, update: bool) -> tuple[Any, dict[str, Any]]:
+        with keras.device(device):
+            output, slopes = compute(x, cotangent)
+            slopes = [ops.convert_to_numpy(slope) for slope in slopes]
+            if update and slopes:
+                for variable, slope in zip(parameters.values(), slopes[1:], strict=True):
+                    variable.assign(ops.convert_to_numpy(variable) - learning_rate * slope)
+            return ops.convert_to_numpy(output), dict(zip(("input", *parameters), slopes, strict=False))
+
+    return step
+
+
+class TensorFlow:
+    """What the adapter needs of TensorFlow. Eager: to trace a graph costs more than to run a case once."""
+
+    def __init__(self, model: keras.Model, parameters: Sequence, statistics: Sequence, training: bool) -> None:
+        self.model, self.parameters, self.training = model, parameters, training
+
+    def __call__(self, x: Any, cotangent: Any) -> tuple[Any, list]:
+        """The output, and the gradients of x and of each parameter unless `cotangent` is None."""
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        if cotangent is None:
+            return self.model(x, training=self.training), []
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = self.model(x, training=self.training)
+        values = [x, *(variable.value for variable in self.parameters)]
+        return output, tape.gradient(output, values, ops.cast(cotangent, output.dtype))
+
+    @staticmethod
+    def device(variable: keras.Variable) -> str:
+        """Where `variable` is, as `keras.device` takes it."""
+        return variable.value.device
+
+    @staticmethod
+    def prepare() -> None:
+        """Determinism on, TF32 off."""
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+
+    @staticmethod
+    def describe() -> tuple[str, str | None]:
+        """The version, and the name of the first GPU."""
+        import tensorflow as tf
+
+        found = tf.config.list_physical_devices("GPU")
+        name = tf.config.experimental.get_device_details(found[0]).get("device_name", "gpu") if found else None
+        return tf.__version__, name
+
+
+class JAX:
+    """What the adapter needs of JAX. Compiled: else each operation is compiled for itself, at five times the cost."""
+
+    def __init__(self, model: keras.Model, parameters: Sequence, statistics: Sequence, training: bool) -> None:
+        import jax
+
+        self.parameters, self.statistics = parameters, statistics
+
+        def forward(values: list, x: Any, states: list) -> tuple[Any, list]:
+            mapping = zip([*parameters, *statistics], [*values, *states], strict=True)
+            with keras.StatelessScope(list(mapping)) as scope:
+                output = model(x, training=training)
+            return output, [scope.get_current_value(variable) for variable in statistics]
+
+        def backward(values: list, x: Any, states: list, cotangent: Any) -> tuple[Any, list, Any, list]:
+            output, vjp, states = jax.vjp(lambda values, x: forward(values, x, states), values, x, has_aux=True)
+            slopes, slope = vjp(ops.cast(cotangent, output.dtype))
+            return output, states, slope, slopes
+
+        self.forward, self.backward = jax.jit(forward), jax.jit(backward)
+
+    def __call__(self, x: Any, cotangent: Any) -> tuple[Any, list]:
+        """The output, and the gradients of x and of each parameter unless `cotangent` is None."""
+        arguments = (
+            [variable.value for variable in self.parameters],
+            x,
+            [variable.value for variable in self.statistics],
+        )
+        slopes: list = []
+        if cotangent is None:
+            output, states = self.forward(*arguments)
+        else:
+            output, states, slope, slopes = self.backward(*arguments, cotangent)
+            slopes = [slope, *slopes]
+        for variable, value in zip(self.statistics, states, strict=True):
+            variable.assign(value)
+        return output, slopes
+
+    @staticmethod
+    def device(variable: keras.Variable) -> Any:
+        """Where `variable` is, as `keras.device` takes it."""
+        return next(iter(variable.value.devices()))
+
+    @staticmethod
+    def prepare() -> None:
+        """TF32 off; JAX is deterministic on the CPU, and on GPUs by an environment variable of its compiler."""
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+    @staticmethod
+    def describe() -> tuple[str, str | None]:
+        """The version, and the name of the first GPU."""
+        import jax
+
+        found = [device for device in jax.devices() if device.platform == "gpu"]
+        return jax.__version__, found[0].device_kind if found else None
+
+
+class Torch:
+    """What the adapter needs of PyTorch."""
+
+    def __init__(self, model: keras.Model, parameters: Sequence, statistics: Sequence, training: bool) -> None:
+        self.model, self.parameters, self.training = model, parameters, training
+
+    def __call__(self, x: Any, cotangent: Any) -> tuple[Any, list]:
+        """The output, and the gradients of x and of each parameter unless `cotangent` is None."""
+        import torch
+
+        device = self.parameters[0].value.device
+        x = torch.tensor(x, device=device, requires_grad=cotangent is not None)
+        output = self.model(x, training=self.training)
+        if cotangent is None:
+            return output, []
+        values = [x, *(variable.value for variable in self.parameters)]
+        return output, list(
+            torch.autograd.grad(output, values, torch.tensor(cotangent, dtype=output.dtype, device=device))
+        )
+
+    @staticmethod
+    def device(variable: keras.Variable) -> str:
+        """Where `variable` is, as `keras.device` takes it."""
+        return str(variable.value.device)
+
+    @staticmethod
+    def prepare() -> None:
+        """Determinism on, TF32 off."""
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+
+    @staticmethod
+    def describe() -> tuple[str, str | None]:
+        """The version, and the name of the first GPU."""
+        import torch
+
+        return torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+ENGINES: dict[str, Any] = {"tensorflow": TensorFlow, "jax": JAX, "torch": Torch}

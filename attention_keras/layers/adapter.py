@@ -1,0 +1,50 @@
+"""What the harness calls for the layers style."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from attention_keras import adapter, layers
+from attention_keras.adapter import (
+    KERNELS_LAST,
+    describe,
+    find_blocks,
+    owns,
+    prepare,
+    read_variable,
+    stepper,
+    write_variables,
+)
+from attention_keras.layers._block import Block
+from parity.spec import SPECS, Spec
+
+__all__ = [
+    "KERNELS_LAST",
+    "build",
+    "describe",
+    "find_blocks",
+    "owns",
+    "prepare",
+    "read_variable",
+    "stepper",
+    "write_variables",
+]
+
+CLASSES: dict[str, type[Block]] = {
+    "se": layers.SqueezeExcitation,
+    "cbam": layers.CBAM,
+    "eca": layers.ECA,
+    "ca": layers.CoordinateAttention,
+}
+assert CLASSES.keys() == SPECS.keys()
+
+
+def build(spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, device: str) -> keras.Model:
+    """A model that is the one block of `spec`, named "block", for an input of `shape`."""
+
+    def block(x: Any) -> Any:
+        return CLASSES[spec.block].from_spec(spec, data_format=data_format, dtype=dtype, name="block")(x)
+
+    return adapter.build(block, shape=shape, dtype=dtype, device=device)
