@@ -10,14 +10,15 @@ import keras
 from attention_keras._gate import KERAS_NAMES
 from attention_keras._norm import BatchNormalization
 from attention_keras.functional._block import normalise
-from parity.spec import SPECS, BatchNorm, Gate, InputError, LiveBlock, Spec
+from parity.spec import BatchNorm, Gate, InputError, LiveBlock, Spec
 
 Layers = Mapping[str, Any]  # the layers of one block by canonical path
 
 LEAVES = {"kernel": "kernel", "bias": "bias"}
 NORM_LEAVES = {"scale": "gamma", "offset": "beta", "mean": "moving_mean", "variance": "moving_variance"}
 
-# The canonical paths that hold parameters, and the other names that the functional style gives.
+# The canonical paths that may hold parameters, and the other names that the functional style gives. Of a block without
+# a line here, those of its spec.
 PATHS = {
     "se": ("fc1", "fc2"),
     "cbam": ("channel.fc1", "channel.fc2", "spatial.conv", "spatial.norm"),
@@ -32,7 +33,7 @@ def live_stock(index: Mapping[str, list[keras.layers.Layer]], name: str, spec: A
 
     A field of the spec that the layers' configuration does not tell is left out of what it shows.
     """
-    paths = PATHS[spec.block]
+    paths = PATHS.get(spec.block) or tuple(dict.fromkeys(path.rpartition(".")[0] for path in spec.parameters()))
     layers = {path: layer for path in (*paths, *SIGNS) if (layer := _layer(index, name, path))}
     if not layers.keys() & set(paths):
         return None
@@ -43,10 +44,10 @@ def live_stock(index: Mapping[str, list[keras.layers.Layer]], name: str, spec: A
         for leaf, attribute in (NORM_LEAVES if path.endswith("norm") else LEAVES).items()
         if getattr(layers[path], attribute, None) is not None
     }
-    shown = SHOWN[spec.block](layers)
+    shown = SHOWN.get(spec.block, _nothing)(layers)
     # Of several gates that differ, the one to report is one that is not the spec's.
     gates = sorted(filter(None, shown.pop("gates")), key=lambda gate: gate == spec.gate.to_json())
-    shown["gate"] = gates[0] if gates else None
+    shown |= {"gate": gates[0]} if gates else {}
     known = {field: value for field, value in shown.items() if value is not None}
     return LiveBlock({"block": spec.block} | known | _norm_shown(layers, spec), variables)
 
@@ -116,8 +117,11 @@ def _ca(layers: Layers) -> dict[str, Any]:
     }
 
 
+def _nothing(layers: Layers) -> dict[str, Any]:
+    return {"gates": []}
+
+
 SHOWN: dict[str, Callable[[Layers], dict[str, Any]]] = {"se": _se, "cbam": _cbam, "eca": _eca, "ca": _ca}
-assert SHOWN.keys() == PATHS.keys() == SPECS.keys()
 
 
 def _field(layers: Layers, path: str, name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,7 +17,7 @@ from attention_keras.adapter import (
     stepper,
     write_variables,
 )
-from parity.spec import SPECS, Spec
+from parity.spec import Spec
 
 __all__ = [
     "KERNELS_LAST",
@@ -32,19 +31,13 @@ __all__ = [
     "write_variables",
 ]
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "se": functional.squeeze_excitation,
-    "cbam": functional.cbam,
-    "eca": functional.eca,
-    "ca": functional.coordinate_attention,
-}
-assert FUNCTIONS.keys() == SPECS.keys()
-
 
 def build(spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, device: str) -> keras.Model:
     """A model that is the one block of `spec`, named "block", for an input of `shape`."""
 
+    function = getattr(functional, spec.options_class.function_name)
+
     def block(x: Any) -> Any:
-        return FUNCTIONS[spec.block](x, spec=spec, data_format=data_format, dtype=dtype, name="block")
+        return function(x, spec=spec, data_format=data_format, dtype=dtype, name="block")
 
     return adapter.build(block, shape=shape, dtype=dtype, device=device)

@@ -18,7 +18,7 @@ from attention_keras.adapter import (
     write_variables,
 )
 from attention_keras.layers._block import Block
-from parity.spec import SPECS, Spec
+from parity.spec import Spec
 
 __all__ = [
     "KERNELS_LAST",
@@ -32,19 +32,13 @@ __all__ = [
     "write_variables",
 ]
 
-CLASSES: dict[str, type[Block]] = {
-    "se": layers.SqueezeExcitation,
-    "cbam": layers.CBAM,
-    "eca": layers.ECA,
-    "ca": layers.CoordinateAttention,
-}
-assert CLASSES.keys() == SPECS.keys()
-
 
 def build(spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, device: str) -> keras.Model:
     """A model that is the one block of `spec`, named "block", for an input of `shape`."""
 
+    kind: type[Block] = getattr(layers, spec.options_class.class_name)
+
     def block(x: Any) -> Any:
-        return CLASSES[spec.block].from_spec(spec, data_format=data_format, dtype=dtype, name="block")(x)
+        return kind.from_spec(spec, data_format=data_format, dtype=dtype, name="block")(x)
 
     return adapter.build(block, shape=shape, dtype=dtype, device=device)
