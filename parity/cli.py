@@ -116,16 +116,21 @@ def _choose(given: argparse.Namespace) -> list[cases.AnyCase]:
 
 
 def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: list[str]) -> run.Report:
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=len(chosen) * len(backends))
-        failed = 0
+    total, done, failed = len(chosen) * len(backends), 0, 0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
 
         def progress(stage: str, outcome: run.Outcome | None) -> None:
-            nonlocal failed
+            nonlocal done, failed
+            done += outcome is not None
             failed += outcome is not None and not outcome.agreed
             text = f"{stage:<52.52}" + (f" [red]{failed} failed[/]" if failed else "")
-            bar.update(task, description=text, advance=outcome is not None)
+            bar.update(task, description=text, completed=done)
+            # A log has no bar: a line for each tenth shows that the run goes on.
+            if outcome is not None and not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+                console.print(f"{done} of {total} results, {failed} failed", highlight=False)
 
         return run.judge(chosen, backends, device=given.device, jobs=given.jobs, progress=progress)
 
