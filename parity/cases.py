@@ -291,22 +291,24 @@ def standard() -> list[AnyCase]:
     shape with each rank, in combinations of format, dtype and mode that take turns.
     """
     chosen: list[AnyCase] = list(recorded())
-    turn = itertools.count()
+    cells = list(itertools.product((1, 2, 3), (False, True)))
     for block, variants in OPTIONS.items():
-        cells = itertools.product((1, 2, 3), DATA_FORMATS, DTYPES, (False, True))
-        chosen += [Case(block, "default", rank, "odd", *rest) for rank, *rest in cells]
-        for variant, rank, training in itertools.product(list(variants)[1:], (1, 2, 3), (False, True)):
-            chosen.append(Case(block, variant, rank, "odd", *_turn(next(turn)), training))
-        for shape, rank, training in itertools.product(list(SHAPES)[1:], (1, 2, 3), (False, True)):
-            if rank in SHAPES[shape].ranks:
-                chosen += [Case(block, "default", rank, shape, *_turn(next(turn) + i), training) for i in (0, 1)]
+        for (rank, training), data_format, dtype in itertools.product(cells, DATA_FORMATS, DTYPES):
+            chosen.append(Case(block, "default", rank, "odd", data_format, dtype, training))
+        for number, variant in enumerate(list(variants)[1:]):
+            chosen += [Case(block, variant, rank, "odd", *_turn(number, rank, mode), mode) for rank, mode in cells]
+        for number, shape in enumerate(list(SHAPES)[1:]):
+            for (rank, training), dtype in itertools.product(cells, DTYPES):
+                if rank in SHAPES[shape].ranks:
+                    data_format, _ = _turn(number, rank, training)
+                    chosen.append(Case(block, "default", rank, shape, data_format, dtype, training))
     return chosen
 
 
-def _turn(number: int) -> tuple[str, str]:
-    # Every combination comes in four turns; the extra one each round keeps it from locking onto rank and mode.
-    number += number // 6
-    return DATA_FORMATS[number % 2], DTYPES[number // 2 % 2]
+def _turn(number: int, rank: int, training: bool) -> tuple[str, str]:
+    """A format and a dtype, so that over the three ranks each mode meets both of both."""
+    turn = rank + training
+    return DATA_FORMATS[(turn + number) % 2], DTYPES[(turn // 2 + number) % 2]
 
 
 def find(name: str) -> AnyCase:
