@@ -24,8 +24,8 @@ parity-gpu: .venv/ready ## the same on the GPU, for every framework that sees on
 test: .venv/ready ## run the tests
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 
-lint: .venv/ready ## check style
-	$(BIN)/ruff check && $(BIN)/ruff format --check
+lint: .venv/ready ## check style and types
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 
 format: .venv/ready ## put the style right
 	$(BIN)/ruff check --fix && $(BIN)/ruff format

@@ -23,8 +23,9 @@ class Block(nn.Module):
         cls, spec: Spec, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
         """The module that `spec` describes, with fresh weights."""
-        arguments: dict[str, Any] = spec.options().arguments()
-        return cls(spec.channels, spatial_dims=spec.spatial_dims, **arguments, device=device, dtype=dtype)
+        make: Any = cls  # the subclasses take options, not a spec
+        arguments = spec.options().arguments()
+        return make(spec.channels, spatial_dims=spec.spatial_dims, **arguments, device=device, dtype=dtype)
 
     def check_input(self, x: Tensor) -> None:
         """Raise `parity.spec.InputError` unless x is (N, C, *spatial) of the right rank and channels."""

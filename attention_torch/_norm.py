@@ -15,6 +15,11 @@ class BatchNormalization(nn.modules.batchnorm._BatchNorm):
     A subclass of PyTorch's own base, so that `SyncBatchNorm.convert_sync_batchnorm` and weight-decay filters know it.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def __init__(
         self,
         channels: int,

@@ -83,7 +83,7 @@ def stepper(
     gradient descent. In training mode each call updates the running statistics.
     """
     model.train(training)
-    parameters = {name: variable for name, variable in variables.items() if not is_statistic(name)}
+    parameters: dict[str, Any] = {name: variable for name, variable in variables.items() if not is_statistic(name)}
     optimizer = torch.optim.SGD(parameters.values(), learning_rate)
     device = next(model.parameters()).device
 
@@ -92,7 +92,7 @@ def stepper(
         # A view: a channels-last array becomes a tensor in channels-last memory, not a transposed copy.
         return value.movedim(-1, 1) if data_format == "channels_last" else value
 
-    def array(value: torch.Tensor) -> Any:
+    def array(value: Any) -> Any:
         value = value.movedim(1, -1) if data_format == "channels_last" else value
         return value.detach().cpu().numpy()
 

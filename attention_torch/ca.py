@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attention_torch._block import Block, broadcast
 from attention_torch._gate import apply_activation, apply_gate
 from attention_torch._norm import BatchNormalization
-from parity.spec import BatchNorm, CoordinateAttentionOptions, Gate
+from parity.spec import BatchNorm, CoordinateAttentionOptions, CoordinateAttentionSpec, Gate
 
 
 class CoordinateAttention(Block):
@@ -50,6 +50,8 @@ class CoordinateAttention(Block):
         >>> CoordinateAttention(24, reduction=4)(torch.ones(2, 24, 5, 7)).shape
         torch.Size([2, 24, 5, 7])
     """
+
+    spec: CoordinateAttentionSpec
 
     def __init__(
         self,

@@ -58,6 +58,8 @@ class CBAM(Block):
         torch.Size([2, 24, 5, 7])
     """
 
+    spec: CBAMSpec
+
     def __init__(
         self,
         channels: int | None,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_torch._block import Block, broadcast
 from attention_torch._gate import apply_gate
-from parity.spec import ECAOptions, Gate
+from parity.spec import ECAOptions, ECASpec, Gate
 
 
 class ECA(Block):
@@ -42,6 +42,8 @@ class ECA(Block):
         torch.Size([2, 256, 5, 7])
     """
 
+    spec: ECASpec
+
     def __init__(
         self,
         channels: int | None,
@@ -64,7 +66,7 @@ class ECA(Block):
             1,
             spec.kernel_size,
             padding=spec.kernel_size // 2,
-            padding_mode=spec.padding,
+            padding_mode=spec.padding,  # type: ignore[arg-type]
             bias=spec.bias,
             device=device,
             dtype=dtype,

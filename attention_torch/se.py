@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_torch._block import Block, broadcast
 from attention_torch._gate import apply_activation, apply_gate
-from parity.spec import Gate, SqueezeExcitationOptions
+from parity.spec import Gate, SqueezeExcitationOptions, SqueezeExcitationSpec
 
 
 class SqueezeExcitation(Block):
@@ -40,6 +40,8 @@ class SqueezeExcitation(Block):
         >>> SqueezeExcitation(24, reduction=4)(torch.ones(2, 24, 5, 7)).shape
         torch.Size([2, 24, 5, 7])
     """
+
+    spec: SqueezeExcitationSpec
 
     def __init__(
         self,

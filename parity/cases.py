@@ -313,7 +313,8 @@ def _turn(number: int, rank: int, training: bool) -> tuple[str, str]:
 
 def find(name: str) -> AnyCase:
     """The case of this id; raises `SpecError` when there is none."""
-    for case in itertools.chain(recorded(), everything()):
+    candidates: list[AnyCase] = [*recorded(), *everything()]
+    for case in candidates:
         if case.id == name:
             return case
     raise SpecError(f"received case {name!r}", "an id as `parity run` prints them", "see `parity run --list`")

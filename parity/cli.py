@@ -109,7 +109,7 @@ def _choose(given: argparse.Namespace) -> list[cases.AnyCase]:
     patterns = [name for name in given.case if "*" in name]
     chosen: list[cases.AnyCase] = [cases.find(name) for name in exact]
     if patterns or not exact:
-        pool = [*cases.recorded(), *cases.everything()] if given.full else cases.standard()
+        pool: list[cases.AnyCase] = [*cases.recorded(), *cases.everything()] if given.full else cases.standard()
         chosen += [c for c in pool if not patterns or any(fnmatchcase(c.id, pattern) for pattern in patterns)]
     chosen = [c for c in chosen if not given.block or c.block in given.block]
     return [c for c in chosen if not given.dtype or c.dtype in given.dtype]

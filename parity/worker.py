@@ -25,7 +25,7 @@ from parity.spec import is_statistic, spec_from_json
 def main(backend: str, device: str, descriptor: str) -> None:
     """Serve requests until the connection closes."""
     connection = Connection(int(descriptor))
-    adapter = None
+    adapter: Any = None
 
     def answer(request: dict[str, Any] | None) -> dict[str, Any]:
         nonlocal adapter

@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]  # float64, always
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Measured:
         worse = np.maximum(self.magnitude * np.abs(other.value), np.abs(self.value) * other.magnitude)
         return Measured(self.value * other.value, worse, _margin(self, other))
 
-    def __getitem__(self, key: object) -> Measured:
+    def __getitem__(self, key: Any) -> Measured:
         return self.move(lambda array: array[key])
 
     def move(self, function: Callable[[Array], Array]) -> Measured:

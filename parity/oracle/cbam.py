@@ -7,6 +7,7 @@ m.
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from parity.oracle._gate import apply_activation, apply_gate
 from parity.oracle._linear import Weights, convolution, convolution_gradient, dense, dense_gradient
@@ -53,7 +54,8 @@ def _channel(spec: CBAMSpec, weights: Weights, t: SimpleNamespace) -> Measured:
     z_mean = t.x.mean(t.axes)
     z_max, t.share = t.x.max(t.axes)
     t.z = [join([z_mean, z_max], 1)] if spec.channel_merge == "concat" else [z_mean, z_max]
-    t.h, t.dh_du, v = [], [], None
+    t.h, t.dh_du = [], []
+    v: Any = None
     for z in t.z:
         h, dh_du = apply_activation(dense(z, weights, "channel.fc1"), spec.activation)
         t.h.append(h)
@@ -66,7 +68,8 @@ def _channel(spec: CBAMSpec, weights: Weights, t: SimpleNamespace) -> Measured:
 
 def _channel_gradient(spec: CBAMSpec, weights: Weights, t: SimpleNamespace, dc: Measured) -> tuple[Measured, Weights]:
     dv = dc * t.dc_dv
-    dz, gradients = [], {}
+    dz: list[Measured] = []
+    gradients: Weights = {}
     for z, h, dh_du in zip(t.z, t.h, t.dh_du, strict=True):
         dh, of_fc2 = dense_gradient(dv, h, weights, "channel.fc2")
         dz_one, of_fc1 = dense_gradient(dh * dh_du, z, weights, "channel.fc1")
@@ -94,7 +97,7 @@ def _spatial(spec: CBAMSpec, weights: Weights, t: SimpleNamespace, training: boo
 
 
 def _spatial_gradient(spec: CBAMSpec, weights: Weights, t: SimpleNamespace, dm: Measured) -> tuple[Measured, Weights]:
-    du, gradients = dm * t.dm_du, {}
+    du, gradients = dm * t.dm_du, Weights()
     if spec.spatial_norm:
         du, gradients = batch_norm_gradient(du[..., None], t.norm, "spatial.norm")
         du = du[..., 0]

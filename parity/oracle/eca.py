@@ -36,7 +36,7 @@ def gradient(spec: ECASpec, weights: Weights, t: SimpleNamespace, dy: Measured) 
 
     def gather(array: np.ndarray) -> np.ndarray:
         total = np.zeros((array.shape[0], array.shape[1] + 1))
-        np.add.at(total, (slice(None), t.taps), array)
+        np.add.at(total, (slice(None), t.taps), array)  # type: ignore[arg-type]
         return total[:, :-1]
 
     dz = Measured(gather(spread.value), gather(spread.magnitude), spread.margin)

@@ -29,6 +29,10 @@ class _Record:
 
     block: ClassVar[str]
 
+    def _check(self, **checked: Any) -> None:
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # frozen: only __post_init__ may put a field into canonical form
+
     def arguments(self) -> dict[str, Any]:
         """The fields by name, as a constructor takes them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
@@ -57,10 +61,6 @@ class Options(_Record):
     class_name: ClassVar[str]  # of the block in the styles that have classes
     function_name: ClassVar[str]  # in those that have functions
 
-    def _check(self, **checked: Any) -> None:
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)  # frozen: only __post_init__ may put a field into canonical form
-
     def resolve(self, channels: int, spatial_dims: int = 2) -> Spec:
         """The spec of this block for maps of `channels` channels and 1, 2 or 3 spatial axes."""
         raise NotImplementedError
@@ -73,8 +73,6 @@ class Spec(_Record):
 
     channels: int | None
     spatial_dims: int
-
-    _check = Options._check
 
     def options(self) -> Options:
         """Options that resolve to this spec again, at the same channels and rank."""

@@ -82,8 +82,8 @@ class CoordinateAttentionOptions(Options):
             bias=self.bias,
             head_bias=self.head_bias,
             activation=self.activation,
-            norm=self.norm,
-            gate=self.gate,
+            norm=_norm.optional(self.norm),
+            gate=Gate.of(self.gate),
             residual=self.residual,
         )
 

@@ -71,7 +71,7 @@ class ECAOptions(Options):
             kernel_size=self.kernel_size or self._rule(channels),
             bias=self.bias,
             padding=self.padding,
-            gate=self.gate,
+            gate=Gate.of(self.gate),
         )
 
     def _rule(self, channels: int | None) -> int:

@@ -65,7 +65,7 @@ class SqueezeExcitationOptions(Options):
             hidden_channels=self.hidden_channels or max(1, channels // self.reduction),
             bias=self.bias,
             activation=self.activation,
-            gate=self.gate,
+            gate=Gate.of(self.gate),
         )
 
 
