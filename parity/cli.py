@@ -138,7 +138,7 @@ def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: lis
 def _tables(report: run.Report) -> list[Table]:
     ratio = Table("backend", *SPECS, title=f"worst error / allowed, {report.device}")
     epsilons = Table("backend", *SPECS, title=f"worst float32 error in epsilons, {report.device}")
-    for backend in report.present:
+    for backend in report.judged:
         ratio.add_row(backend, *(_ratio(report.of(block, backend)) for block in SPECS))
         epsilons.add_row(backend, *(_epsilons(report.of(block, backend)) for block in SPECS))
     for backend, reason in report.absent.items():
@@ -160,12 +160,11 @@ def _epsilons(outcomes: list[run.Outcome]) -> str:
 
 
 def _verdict(report: run.Report, count: int) -> str:
-    ran = len({outcome.backend for outcome in report.outcomes})
     if not report.outcomes:
         return "[red]nothing ran[/]"
     if report.failures:
         return f"[red]{len(report.failures)} of {len(report.outcomes)} results disagree with the oracle[/]"
-    return f"[green]all {len(report.outcomes)} results agree with the oracle[/]: {count} cases on {ran} backends"
+    return f"[green]all {len(report.outcomes)} results agree with the oracle[/]: {count} cases on {len(report.judged)} backends"
 
 
 def _print(given: argparse.Namespace, *parts: Any) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from multiprocessing import Pipe
 from pathlib import Path
@@ -149,12 +150,12 @@ def describe(backend: str) -> dict[str, Any]:
 
 
 _workers: dict[tuple[str, str], Worker] = {}
-_workers_lock = threading.Lock()
+_starting: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
 
 
 def worker(backend: str, device: str = "cpu") -> Worker:
     """The warm worker of a backend and device: started once, replaced when it died."""
-    with _workers_lock:
+    with _starting[backend, device]:
         kept = _workers.get((backend, device))
         if kept is None or not kept.alive:
             if kept is not None:

@@ -52,7 +52,7 @@ def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None)
     """Load every block of `source` into `model`, and fill every block of the model.
 
     Blocks pair by name ("." and "/" count as "_"), or as `mapping` says; a model that is one block itself takes a
-    source of one block whatever its name.
+    source of one block whatever its name. Values take the dtype that the model's variables have.
 
     Args:
         model: a torch module, a Keras model or layer, or a TF1 session.

@@ -1,4 +1,4 @@
-"""Blocks from anywhere: exchange files, recordings, other people's checkpoints, mappings of arrays, live models."""
+"""Blocks from anywhere: exchange files, recordings, other people's checkpoints, mappings of arrays."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read(source: Any, dialect: str | Dialect | None = None, hints: Mapping[str, 
 
     Args:
         source: a path (an exchange file, any other safetensors file, the prefix of a TF1 Saver checkpoint), a mapping
-            of arrays such as a PyTorch state dict, or a live model.
+            of arrays such as a PyTorch state dict.
         dialect: the id of the implementation that the weights come from (`parity.dialects.DIALECTS`); None to tell it
             from keys and shapes.
         hints: spec fields by name, in their JSON form, for what keys and shapes cannot tell: ``{"gate":
@@ -88,15 +88,8 @@ def read(source: Any, dialect: str | Dialect | None = None, hints: Mapping[str, 
         return [match.block() for match in matches(source, dialect, hints)]
     if isinstance(source, str | os.PathLike):
         return _read_path(os.fspath(source), dialect, dict(hints or {}))
-    from parity import port  # port reads files through this module
-
-    _refuse_semantics("a live model", dialect, hints)
-    return port.blocks_of(source)
-
-
-def _refuse_semantics(source: str, dialect: str | Dialect | None, hints: Mapping[str, Any] | None) -> None:
-    if dialect is not None or hints:
-        raise DialectError(f"received a dialect or hints for {source}", "neither: it carries its own specs")
+    received = f"received a {type(source).__module__}.{type(source).__qualname__}"
+    raise FormatError(received, f"{KINDS}, or a mapping of arrays", "parity.blocks_of takes live models")
 
 
 # Files
@@ -115,7 +108,8 @@ def _read_path(path: str, dialect: str | Dialect | None, hints: dict[str, Any]) 
         raise FormatError(f"received {path!r}, a file of unknown kind", KINDS, remedy)
     tensors, metadata = exchange.read_tensors(path)
     if exchange.METADATA_KEY in metadata:
-        _refuse_semantics("an exchange file", dialect, hints)
+        if dialect is not None or hints:
+            raise DialectError("received a dialect or hints for an exchange file", "neither: it carries its own specs")
         return exchange.read(path)
     return [match.block() for match in matches(*recording(path, tensors, metadata, dialect, hints))]
 

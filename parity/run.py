@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -55,7 +55,7 @@ class Outcome:
 
 @dataclass
 class Report:
-    """What a run saw."""
+    """What a run saw: the outcomes, and the backends that are absent (why) and present (what they are)."""
 
     device: str
     outcomes: list[Outcome] = field(default_factory=list)
@@ -68,6 +68,11 @@ class Report:
         return bool(self.outcomes) and all(outcome.agreed for outcome in self.outcomes)
 
     @property
+    def judged(self) -> list[str]:
+        """The backends that ran, or tried to."""
+        return list(dict.fromkeys([*self.present, *(outcome.backend for outcome in self.outcomes)]))
+
+    @property
     def failures(self) -> list[Outcome]:
         """The outcomes that did not agree."""
         return [outcome for outcome in self.outcomes if not outcome.agreed]
@@ -78,7 +83,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a script: the table first, then each outcome."""
-        cells = itertools.product(SPECS, self.present)
+        cells = itertools.product(SPECS, self.judged)
         return {
             "agreed": self.agreed,
             "device": self.device,
@@ -118,7 +123,7 @@ def _finite(value: Any) -> Any:
 
 def judge(
     cases: Sequence[AnyCase],
-    backends: Iterable[str],
+    backends: Sequence[str],
     *,
     device: str = "cpu",
     jobs: int = 2,
@@ -137,33 +142,40 @@ def judge(
         progress: called with a word on what begins, and with each outcome.
     """
     report = Report(device)
-    for name in backends:
+
+    def start(name: str) -> dict[str, Any] | ParityError:
         progress(f"starting {name}", None)
         try:
-            report.present[name] = client.worker(name, device).description
-        except BackendCrashedError as error:
-            report.present[name] = {}
-            report.outcomes += [Outcome("start", c.block, c.dtype, name, device, error=str(error)) for c in cases[:1]]
+            return client.worker(name, device).description
         except ParityError as error:
-            report.absent[name] = str(error)
-    able = [name for name, description in report.present.items() if description]
+            return error
 
     def one(case: AnyCase) -> list[Outcome]:
         problem = case.problem()
         outcomes = []
-        for name in able:
+        for name in report.present:
             outcomes.append(_outcome(case, problem, name, device))
             progress(case.id, outcomes[-1])
         return outcomes
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        for outcomes in pool.map(one, cases if able else ()):
+        for name, found in zip(backends, pool.map(start, backends), strict=True):
+            if isinstance(found, BackendCrashedError):
+                report.outcomes += [_crashed(name, device, case, found) for case in cases[:1]]
+            elif isinstance(found, ParityError):
+                report.absent[name] = str(found)
+            else:
+                report.present[name] = found
+        for outcomes in pool.map(one, cases if report.present else ()):
             report.outcomes += outcomes
     return report
 
 
+def _crashed(backend: str, device: str, case: AnyCase, error: ParityError) -> Outcome:
+    return Outcome(case.id, case.block, case.dtype, backend, device, error=f"{type(error).__name__}: {error}")
+
+
 def _outcome(case: AnyCase, problem: Problem, backend: str, device: str) -> Outcome:
-    about = (case.id, case.block, case.dtype, backend, device)
     try:
         got = client.worker(backend, device).run(
             problem.block,
@@ -176,5 +188,6 @@ def _outcome(case: AnyCase, problem: Problem, backend: str, device: str) -> Outc
             learning_rate=problem.learning_rate,
         )
     except ParityError as error:
-        return Outcome(*about, error=f"{type(error).__name__}: {error}")
-    return Outcome(*about, comparisons=compare(problem.expected, got, dtype=case.dtype, device=device))
+        return _crashed(backend, device, case, error)
+    comparisons = compare(problem.expected, got, dtype=case.dtype, device=device)
+    return Outcome(case.id, case.block, case.dtype, backend, device, comparisons)

@@ -35,11 +35,11 @@ def find_blocks(model, wanted): raise RuntimeError("not reached")
 def toy(tmp_path, monkeypatch):
     """Registers a backend "toy" whose `build` runs the given statement."""
 
-    def register(statement, requires=("numpy",)):
+    def register(statement, requires=("numpy",), on_import=""):
         package = tmp_path / "toy_backend"
         package.mkdir(exist_ok=True)
         (package / "__init__.py").write_text("")
-        (package / "adapter.py").write_text(ADAPTER.replace("BUILD", statement))
+        (package / "adapter.py").write_text(on_import + ADAPTER.replace("BUILD", statement))
         # The worker reads the same registry: a sitecustomize adds the line there too.
         line = f"Backend('toy', 'toy_backend', {requires!r})"
         (tmp_path / "sitecustomize.py").write_text(
@@ -148,6 +148,16 @@ def test_a_crash_is_one_red_row_and_the_run_goes_on(toy):
     assert all(outcome.agreed for outcome in report.outcomes if outcome.backend == "torch")
     command = "reproduce: parity run --backend toy --case se-default-1d-odd-first-float64-eval"
     assert command in report.failures[0].explain()
+
+
+def test_a_backend_that_cannot_start_is_one_red_row(toy):
+    toy("pass", on_import="import os; os._exit(3)")
+    chosen = [cases.find("se-default-1d-odd-first-float64-eval")]
+    report = run.judge(chosen, ["toy", "torch"])
+    assert report.judged == ["torch", "toy"]
+    (failure,) = report.failures
+    assert (failure.backend, failure.agreed) == ("toy", False)
+    assert "died (exit status 3)" in failure.explain()
 
 
 def test_a_dead_worker_is_replaced():

@@ -395,3 +395,10 @@ def test_files_of_unknown_kind(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FormatError, match=re.escape(f"which is no file; expected {kinds}")):
             read(path)
+
+
+def test_a_live_model_is_no_source():
+    sentence = "received a builtins.object; expected an exchange file"
+    with pytest.raises(FormatError, match=sentence) as caught:
+        read(object())
+    assert "parity.blocks_of takes live models" in str(caught.value)

@@ -108,7 +108,7 @@ def test_bfloat16_survives():
     block = weights(SE, dtype=ml_dtypes.bfloat16)
     model = SqueezeExcitation.from_spec(SE, dtype=torch.bfloat16)
     load_into(model, block)
-    (back,) = read(model)
+    (back,) = blocks_of(model)
     assert back.tensors["fc1.kernel"].dtype == ml_dtypes.bfloat16
     assert all(back.tensors[key].tobytes() == value.tobytes() for key, value in block.tensors.items())
 
