@@ -164,7 +164,8 @@ def _verdict(report: run.Report, count: int) -> str:
         return "[red]nothing ran[/]"
     if report.failures:
         return f"[red]{len(report.failures)} of {len(report.outcomes)} results disagree with the oracle[/]"
-    return f"[green]all {len(report.outcomes)} results agree with the oracle[/]: {count} cases on {len(report.judged)} backends"
+    told = f"{count} cases on {len(report.judged)} backends"
+    return f"[green]all {len(report.outcomes)} results agree with the oracle[/]: {told}"
 
 
 def _print(given: argparse.Namespace, *parts: Any) -> None:

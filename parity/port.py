@@ -69,8 +69,12 @@ def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None)
         >>> load_into(ECA(24), Block("eca", ECA(24).spec, {"conv.kernel": np.ones((1, 1, 3))})).loaded
         {'eca': ''}
     """
-    adapter, blocks = owner(model), _blocks(source)
-    names = _renamed(blocks, dict(mapping or {}))
+    return load_blocks(owner(model), model, _blocks(source), mapping or {})
+
+
+def load_blocks(adapter: Adapter, model: Any, blocks: list[Block], mapping: Mapping[str, str]) -> Report:
+    """`load_into`, for blocks already read and a model whose adapter is known."""
+    names = _renamed(blocks, mapping)
     live = adapter.find_blocks(model, {names[block.name]: block.spec for block in blocks})
     pairs = _pair(blocks, names, live)
     unverified = {block.name: _unverified(block.name, block.spec, live[name]) for block, name in pairs}
@@ -105,7 +109,7 @@ def _blocks(source: Any) -> list[Block]:
     return blocks if blocks and all(isinstance(block, Block) for block in blocks) else read(source)
 
 
-def _renamed(blocks: list[Block], mapping: dict[str, str]) -> dict[str, str]:
+def _renamed(blocks: list[Block], mapping: Mapping[str, str]) -> dict[str, str]:
     """The wanted name in the model of each block."""
     unknown = [name for name in mapping if name not in {block.name for block in blocks}]
     if unknown:

@@ -18,7 +18,7 @@ from parity import exchange
 from parity.backends import ANY, BACKENDS, Adapter
 from parity.block import Block, kernels_first
 from parity.errors import DeviceMissingError, ParityError
-from parity.port import load_into
+from parity.port import load_blocks
 from parity.spec import is_statistic, spec_from_json
 
 
@@ -102,7 +102,7 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """The results of one block by name, as `parity.evaluate` tells them, in canonical layout."""
     model = adapter.build(block.spec, shape=x.shape, data_format=data_format, dtype=dtype, device=device)
-    load_into(model, block, {"block": "block"})
+    load_blocks(adapter, model, [block], {})
     ((_, live),) = adapter.find_blocks(model, {"block": block.spec}).items()
     step = adapter.stepper(
         model, live.variables, training=training, data_format=data_format, learning_rate=learning_rate

@@ -155,6 +155,7 @@ def test_a_backend_that_cannot_start_is_one_red_row(toy):
     chosen = [cases.find("se-default-1d-odd-first-float64-eval")]
     report = run.judge(chosen, ["toy", "torch"])
     assert report.judged == ["torch", "toy"]
+    assert len(report.failures) == 1, [failure.explain() for failure in report.failures]
     (failure,) = report.failures
     assert (failure.backend, failure.agreed) == ("toy", False)
     assert "died (exit status 3)" in failure.explain()
