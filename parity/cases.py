@@ -168,16 +168,15 @@ class Case:
 
     def problem(self) -> Problem:
         """Its numbers: the first draw in which nothing is dead and no comparison is a close call."""
+        steps = STEPS if self.training else 0
         for attempt in range(100):
-            rng = np.random.default_rng([zlib.crc32(self.id.encode()), attempt])
-            draw = _draw(self, rng)
+            tensors, x, cotangent = draw = _draw(self, np.random.default_rng([zlib.crc32(self.id.encode()), attempt]))
             expected = self._judge(draw)
-            if _alive(self.spec, expected, self.training, SHAPES[self.shape]) and self._decided(expected):
-                rate = _learning_rate(draw[0], expected)
-                if self.training:
-                    expected = self._judge(draw, rate, STEPS)
-                tensors, x, cotangent = draw
-                steps = STEPS if self.training else 0
+            if not _alive(self.spec, expected, self.training, SHAPES[self.shape]):
+                continue
+            rate = _learning_rate(tensors, expected)
+            expected = self._judge(draw, rate, steps) if steps else expected
+            if min(value.margin for value in expected.values()) > MARGIN * EPSILON[self.dtype]:
                 return Problem(Block("block", self.spec, tensors), x, cotangent, rate, steps, expected)
         raise SpecError(f"case {self.id}: no draw of 100 has every parameter alive and every comparison decided")
 
@@ -193,9 +192,6 @@ class Case:
             steps=steps,
             learning_rate=rate,
         )
-
-    def _decided(self, expected: Mapping[str, Measured]) -> bool:
-        return expected["output"].margin > MARGIN * EPSILON[self.dtype]
 
 
 @dataclass(frozen=True)

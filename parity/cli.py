@@ -82,7 +82,8 @@ def _doctor(given: argparse.Namespace) -> int:
             table.add_row(name, f"[red]absent[/]: {about['absent']}")
         else:
             devices = ", ".join(f"{kind} ({what})" if kind != what else kind for kind, what in about["devices"].items())
-            table.add_row(name, about["framework"], about["version"], devices)
+            engine = f" on {about['engine']} {about['engine_version']}" if "engine" in about else ""
+            table.add_row(name, about["framework"], about["version"] + engine, devices)
     _print(given, table)
     _write(given.json, found)
     return AGREED if any("absent" not in about for about in found.values()) else DISAGREED

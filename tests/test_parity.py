@@ -1,5 +1,7 @@
 """The verdict: every backend against the oracle, on the standard matrix and on recorded real input."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,14 @@ from parity.block import Block
 from parity.spec import SPECS
 
 STANDARD = cases.standard()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def problems_are_drawn_once():
+    """The backends that share a process share the oracle's work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cases.Case, "problem", lru_cache(None)(cases.Case.problem))
+        yield
 
 
 def available(name):

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from parity.errors import InputError
 from parity.oracle._measured import Measured, given
 from parity.oracle._norm import zeroed
-from parity.spec import Spec, is_statistic
+from parity.spec import Spec
 
 
 def evaluate(
@@ -92,4 +92,4 @@ def _gradients(
     return dx, {name: zeroed(value) if name in inert else value for name, value in gradients.items()}
 
 
-__all__ = ["Measured", "evaluate", "is_statistic"]
+__all__ = ["Measured", "evaluate"]
