@@ -22,7 +22,7 @@ parity-gpu: .venv/ready ## the same on the GPU, for every framework that sees on
 	$(BIN)/parity run --jobs $(JOBS) --device gpu
 
 test: .venv/ready ## run the tests
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: .venv/ready ## check style and types
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy

@@ -1,6 +1,6 @@
 """The verdict: every backend against the oracle, on the standard matrix and on recorded real input."""
 
-from functools import lru_cache
+import os
 
 import numpy as np
 import pytest
@@ -13,35 +13,32 @@ from parity.spec import SPECS
 STANDARD = cases.standard()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def problems_are_drawn_once():
-    """The backends that share a process share the oracle's work."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cases.Case, "problem", lru_cache(None)(cases.Case.problem))
-        yield
-
-
-def available(name):
+def needs(name):
     if BACKENDS[name].missing():
         pytest.skip(f"{BACKENDS[name].missing()} not installed")
 
 
+@pytest.fixture(scope="module")
+def report():
+    """One run of everything, as `parity run` does it; the tests read what it saw."""
+    return run.judge(STANDARD, list(BACKENDS), jobs=os.cpu_count() or 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", SPECS)
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in BACKENDS])
-def test_backend_agrees_with_the_oracle(name, block):
-    available(name)
-    chosen = [case for case in STANDARD if case.block == block]
-    report = run.judge(chosen, [name], jobs=1)
-    assert not report.absent
-    assert len(report.outcomes) == len(chosen)
-    assert report.agreed, "\n\n".join(outcome.explain() for outcome in report.failures[:5])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backend_agrees_with_the_oracle(report, name, block):
+    needs(name)
+    outcomes = report.of(block, name)
+    assert len(outcomes) == len([case for case in STANDARD if case.block == block]), report.absent
+    failures = [outcome for outcome in outcomes if not outcome.agreed]
+    assert not failures, "\n\n".join(outcome.explain() for outcome in failures[:5])
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in BACKENDS])
+@pytest.mark.parametrize("name", BACKENDS)
 def test_a_wrong_weight_is_caught_in_every_backend(name):
     """The judgement can fail: one element of one tensor, changed by a hundredth of a percent, is seen."""
-    available(name)
+    needs(name)
     case = cases.find("ca-default-2d-odd-first-float64-train")
     problem = case.problem()
     tensors = dict(problem.block.tensors)
