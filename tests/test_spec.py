@@ -119,6 +119,8 @@ def test_differences_name_the_field_and_both_values():
         (lambda: ECAOptions(kernel_size=9, padding="circular").resolve(3), "use a smaller kernel or padding='zeros'"),
         (lambda: CBAMOptions().resolve(0), "received channels=0; expected an integer of at least 1"),
         (lambda: CBAMOptions().resolve(12, 4), "received spatial_dims=4; expected 1, 2 or 3"),
+        (lambda: spec_from_json({"block": []}), "expected a mapping whose 'block' is one of se, cbam, eca, ca"),
+        (lambda: CBAMOptions().resolve(12, []), "received spatial_dims=[]; expected 1, 2 or 3"),
         (lambda: spec_from_json({"block": "bam"}), "expected a mapping whose 'block' is one of se, cbam, eca, ca"),
         (lambda: spec_from_json({"block": "eca", "bias": False}), "received a ECASpec with no 'channels', no"),
         (lambda: spatial_axes(2, "NCHW"), "received data_format='NCHW'; expected one of 'channels_first'"),

@@ -44,7 +44,7 @@ def parameters(spec: Spec) -> dict[str, tuple[int, ...]]:
 
 def spec_from_json(value: Mapping[str, Any]) -> Spec:
     """The `Spec` that `Spec.to_json` wrote; raises `SpecError` for anything else."""
-    if not isinstance(value, Mapping) or value.get("block") not in SPECS:
+    if not isinstance(value, Mapping) or value.get("block") not in list(SPECS):  # a list: any JSON value compares
         raise SpecError(f"received {value!r} as a spec", f"a mapping whose 'block' is one of {', '.join(SPECS)}")
     return SPECS[value["block"]].from_json(value)
 

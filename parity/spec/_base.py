@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, ClassVar, Self
@@ -24,7 +25,7 @@ def _to_json(value: Any) -> Any:
     return value.to_json() if isinstance(value, Gate | BatchNorm) else value
 
 
-class _Record:
+class _Record(ABC):
     """A frozen dataclass whose fields are JSON values, gates or norms."""
 
     block: ClassVar[str]
@@ -61,9 +62,9 @@ class Options(_Record):
     class_name: ClassVar[str]  # of the block in the styles that have classes
     function_name: ClassVar[str]  # in those that have functions
 
+    @abstractmethod
     def resolve(self, channels: int, spatial_dims: int = 2) -> Spec:
         """The spec of this block for maps of `channels` channels and 1, 2 or 3 spatial axes."""
-        raise NotImplementedError
 
 
 class Spec(_Record):
@@ -74,18 +75,18 @@ class Spec(_Record):
     channels: int | None
     spatial_dims: int
 
+    @abstractmethod
     def options(self) -> Options:
         """Options that resolve to this spec again, at the same channels and rank."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """The canonical name and shape of every weight and running statistic, in canonical order."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def infer(cls, shapes: Mapping[str, Sequence[int]], **facts: Any) -> Self:
         """The spec of weights of the canonical names and `shapes`; `facts` are the fields that shapes cannot tell."""
-        raise NotImplementedError
 
     def inert(self, training: bool) -> frozenset[str]:
         """The parameters that cannot move the output in this mode: their gradient is exactly zero by theory."""
@@ -121,7 +122,7 @@ class Spec(_Record):
 
 def check_sizes(spec: Spec) -> None:
     """Put `channels` and `spatial_dims` of a spec under construction into canonical form."""
-    if isinstance(spec.spatial_dims, bool) or spec.spatial_dims not in AXIS_NAMES:
+    if isinstance(spec.spatial_dims, bool) or spec.spatial_dims not in list(AXIS_NAMES):
         raise SpecError(f"received spatial_dims={spec.spatial_dims!r}", "1, 2 or 3")
     channels = None if spec.channels is None else _check.integer("channels", spec.channels)
     spec._check(spatial_dims=int(spec.spatial_dims), channels=channels)
