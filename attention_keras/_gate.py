@@ -24,4 +24,7 @@ def apply_gate(u: Any, gate: Gate) -> Any:
 
 def apply_activation(u: Any, activation: str) -> Any:
     """activation(u), element by element."""
+    if activation == "hard_swish":
+        # Not Keras' hard_silu: PyTorch's kernel for GPUs takes a float32 sixth in float64 too.
+        return u * apply_gate(u, Gate("hard_sigmoid"))
     return activations.get(KERAS_NAMES[activation])(u)

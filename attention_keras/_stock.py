@@ -144,6 +144,8 @@ def _norm_shown(layers: Layers, spec: Spec) -> dict[str, Any]:
 
 def _activation(layers: Layers, *paths: str) -> Any:
     """The activation that the first layer which has one applies, as the contract calls it; else None."""
+    if isinstance(layers.get(paths[0]), keras.layers.Rescaling):
+        return "hard_swish" if _gate(layers, *paths) == Gate("hard_sigmoid").to_json() else None
     name = _function(layers, *paths)
     return {keras_name: name for name, keras_name in KERAS_NAMES.items()}.get(name, name)
 

@@ -25,6 +25,7 @@ def block_scope(
     options: Options,
     spec: S | None,
     *,
+    training: Any,
     data_format: str,
     dtype: tf.DType | str,
     scope: Scope,
@@ -35,6 +36,7 @@ def block_scope(
         raise InputError("received a call in eager mode", "a graph", "call it under `with tf.Graph().as_default():`")
     x = tf.convert_to_tensor(x)
     check_dtype(x, dtype)
+    static_training(training)  # for its check, which blocks without a norm would not reach
     spec = resolve(x, options, spec, data_format)
     with tf.compat.v1.variable_scope(scope, options.block, [x], reuse=reuse) as opened:
         kept = find_specs(tf.compat.v1.get_default_graph()).get(opened.name)
@@ -46,9 +48,20 @@ def block_scope(
                 "use another scope",
             )
         yield x, spec
-        if kept is None:  # at the end, so that a call that failed leaves nothing
+        if kept is None:  # at the end, so that a call that failed keeps no spec
             text = json.dumps({"scope": opened.name, "spec": spec.to_json()})
             tf.compat.v1.add_to_collection(SPECS, text)
+
+
+def static_training(training: Any) -> bool | tf.Tensor:
+    """`training` as True or False where that is known when the graph is built, else as a scalar boolean tensor."""
+    if isinstance(training, bool):
+        return training
+    tensor = None if training is None else tf.convert_to_tensor(training)
+    if tensor is None or tensor.dtype.base_dtype != tf.bool or not tensor.shape.is_compatible_with(()):
+        raise InputError(f"received training={training!r}", "True, False or a scalar boolean tensor")
+    value = tf.get_static_value(tensor)
+    return tensor if value is None else bool(value)
 
 
 def check_dtype(x: tf.Tensor, dtype: tf.DType | str) -> None:
@@ -82,19 +95,9 @@ def resolve(x: tf.Tensor, options: Options, spec: S | None, data_format: str) ->
             )
         spec = cast(S, options.resolve(channels, len(shape) - 2))
     else:
-        check_spec(spec, options)
+        options.given_by(spec)
     spec.check_input(shape, data_format)
     return spec
-
-
-def check_spec(spec: Spec, options: Options) -> None:
-    """Raise `parity.spec.SpecError` unless `spec` is of the block of `options`, and these are the defaults."""
-    if not isinstance(spec, Spec) or spec.block != options.block:
-        raise SpecError(f"received spec={spec!r}", f"a spec whose block is {options.block!r}")
-    defaults = type(options)().arguments()
-    given = [f"{name}={value!r}" for name, value in options.arguments().items() if value != defaults[name]]
-    if given:
-        raise SpecError(f"received a spec together with {', '.join(given)}", "either", "leave the options out")
 
 
 def find_specs(graph: tf.Graph) -> dict[str, Spec]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from attention_tf1compat._block import variable, widen
+from attention_tf1compat._block import static_training, variable, widen
 from parity.spec import BatchNorm, InputError
 
 
@@ -40,17 +40,6 @@ def batch_norm(u: tf.Tensor, norm: BatchNorm, training: bool | tf.Tensor) -> tf.
             add_update(moving, (m, v), count, norm, training)
         y = (wide - m) * (widen(gamma) / tf.sqrt(v + norm.epsilon)) + widen(beta)
         return tf.cast(y, u.dtype)
-
-
-def static_training(training: Any) -> bool | tf.Tensor:
-    """`training` as True or False where that is known when the graph is built, else as a scalar boolean tensor."""
-    if isinstance(training, bool):
-        return training
-    tensor = None if training is None else tf.convert_to_tensor(training)
-    if tensor is None or tensor.dtype.base_dtype != tf.bool or not tensor.shape.is_compatible_with(()):
-        raise InputError(f"received training={training!r}", "True, False or a scalar boolean tensor")
-    value = tf.get_static_value(tensor)
-    return tensor if value is None else bool(value)
 
 
 def choose(training: bool | tf.Tensor, true: Any, false: Any) -> Any:

@@ -91,7 +91,10 @@ def coordinate_attention(
         gate=gate,
         residual=residual,
     )
-    with block_scope(x, options, spec, data_format=data_format, dtype=dtype, scope=scope, reuse=reuse) as (x, spec):
+    scoped = block_scope(
+        x, options, spec, training=training, data_format=data_format, dtype=dtype, scope=scope, reuse=reuse
+    )
+    with scoped as (x, spec):
         reduce = dense("reduce", spec.channels, spec.hidden_channels, spec.bias, x.dtype)
         axes = spatial_axes(spec.spatial_dims, data_format)
         z = tf.concat([pool(x, axis, data_format) for axis in axes], axis=1)

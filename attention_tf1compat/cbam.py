@@ -105,7 +105,10 @@ def cbam(
         gate=gate,
         residual=residual,
     )
-    with block_scope(x, options, spec, data_format=data_format, dtype=dtype, scope=scope, reuse=reuse) as (x, spec):
+    scoped = block_scope(
+        x, options, spec, training=training, data_format=data_format, dtype=dtype, scope=scope, reuse=reuse
+    )
+    with scoped as (x, spec):
         axes = spatial_axes(spec.spatial_dims, data_format)
         refined = x * broadcast(channel_attention(x, spec, data_format), axes) if spec.has_channel else x
         y = refined

@@ -68,7 +68,10 @@ def eca(
         TensorShape([2, 5, 7, 256])
     """
     options = ECAOptions(kernel_size=kernel_size, gamma=gamma, beta=beta, bias=bias, padding=padding, gate=gate)
-    with block_scope(x, options, spec, data_format=data_format, dtype=dtype, scope=scope, reuse=reuse) as (x, spec):
+    scoped = block_scope(
+        x, options, spec, training=training, data_format=data_format, dtype=dtype, scope=scope, reuse=reuse
+    )
+    with scoped as (x, spec):
         w, b = kernel_and_bias("conv", (spec.kernel_size, 1, 1), spec.bias, x.dtype)
         axes = spatial_axes(spec.spatial_dims, data_format)
         z = mean(x, axes)

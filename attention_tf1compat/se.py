@@ -67,7 +67,10 @@ def squeeze_excitation(
     options = SqueezeExcitationOptions(
         reduction=reduction, hidden_channels=hidden_channels, bias=bias, activation=activation, gate=gate
     )
-    with block_scope(x, options, spec, data_format=data_format, dtype=dtype, scope=scope, reuse=reuse) as (x, spec):
+    scoped = block_scope(
+        x, options, spec, training=training, data_format=data_format, dtype=dtype, scope=scope, reuse=reuse
+    )
+    with scoped as (x, spec):
         fc1 = dense("fc1", spec.channels, spec.hidden_channels, spec.bias, x.dtype)
         fc2 = dense("fc2", spec.hidden_channels, spec.channels, spec.bias, x.dtype)
         axes = spatial_axes(spec.spatial_dims, data_format)

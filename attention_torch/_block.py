@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from parity.spec import Spec, spatial_axes
+from parity.spec import Spec, check_spec_of, spatial_axes
 
 
 class Block(nn.Module):
@@ -22,7 +22,8 @@ class Block(nn.Module):
     def from_spec(
         cls, spec: Spec, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
-        """The module that `spec` describes, with fresh weights."""
+        """The module that `spec` describes, with fresh weights; raises `SpecError` for a spec of another block."""
+        check_spec_of(spec, cls)
         make: Any = cls  # the subclasses take options, not a spec
         arguments = spec.options().arguments()
         return make(spec.channels, spatial_dims=spec.spatial_dims, **arguments, device=device, dtype=dtype)

@@ -25,5 +25,6 @@ def apply_activation(u: Tensor, activation: str) -> Tensor:
     if activation == "silu":
         return functional.silu(u)
     if activation == "hard_swish":
-        return functional.hardswish(u)
+        # Not functional.hardswish: on a GPU its sixth is a float32 number in float64 too.
+        return u * (u / 6 + 0.5).clamp(0, 1)
     return u

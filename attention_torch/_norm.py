@@ -12,7 +12,8 @@ from parity.spec import BatchNorm
 class BatchNormalization(nn.modules.batchnorm._BatchNorm):
     """`parity.spec.BatchNorm` over (N, C, ...), of any rank from 2 up.
 
-    A subclass of PyTorch's own base, so that `SyncBatchNorm.convert_sync_batchnorm` and weight-decay filters know it.
+    A subclass of PyTorch's own base, so that `SyncBatchNorm.convert_sync_batchnorm` and weight-decay filters know it;
+    what that converts it to follows the unbiased estimator, whatever the spec says.
     """
 
     running_mean: Tensor

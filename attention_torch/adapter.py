@@ -10,7 +10,7 @@ from torch import nn
 
 import attention_torch
 from attention_torch._block import Block
-from parity.spec import LiveBlock, Spec, is_statistic
+from parity.spec import InputError, LiveBlock, Spec, is_statistic
 
 KERNELS_LAST = False
 
@@ -58,7 +58,18 @@ def _live(module: Block) -> LiveBlock:
 
 def _variable(module: nn.Module, name: str) -> torch.Tensor:
     path, _, leaf = name.rpartition(".")
-    return getattr(module.get_submodule(path), (LEAVES | NORM_LEAVES)[leaf])
+    part, attribute = module.get_submodule(path), (LEAVES | NORM_LEAVES)[leaf]
+    own: Any = part._parameters | part._buffers
+    variable = own.get(attribute)
+    if variable is None or variable.is_meta:
+        # A parametrized weight is computed anew at each look: to write it would change nothing.
+        what = "is on the meta device" if variable is not None else "is computed, not stored"
+        raise InputError(
+            f"received a module whose {path}.{attribute} {what}",
+            "parameters that hold values",
+            "call module.to_empty(device=...) first" if variable is not None else "remove its parametrization first",
+        )
+    return variable
 
 
 def read_variable(model: nn.Module, variable: torch.Tensor) -> Any:

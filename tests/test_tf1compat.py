@@ -205,6 +205,7 @@ def test_exchange_files_load_into_sessions_by_scope(graph, tmp_path):
         (lambda x: call("se", x, reduction=0), SpecError, "received reduction=0"),
         (lambda x: call("cbam", x, kernel_size=4), SpecError, "received kernel_size=4; expected an odd integer"),
         (lambda x: call("eca", x, data_format="NHWC"), SpecError, "received data_format='NHWC'"),
+        (lambda x: call("se", x, training="yes"), InputError, "True, False or a scalar boolean tensor"),
         (lambda x: call("cbam", x, training=1), InputError, "True, False or a scalar boolean tensor"),
         (lambda x: call("cbam", tf.cast(x, tf.float64)), InputError, "pass dtype=tf.float64"),
         (lambda x: call("cbam", x[0, 0]), InputError, "received an input of shape (7, 12)"),

@@ -8,11 +8,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attention_torch  # noqa: E402
+import parity  # noqa: E402
 from attention_torch import CBAM, ECA, CoordinateAttention, SqueezeExcitation  # noqa: E402
 from parity import cases  # noqa: E402
 from parity.spec import SPECS, BatchNorm, InputError, SpecError  # noqa: E402
 
 SMALL = {"se": {"reduction": 4}, "cbam": {"reduction": 4, "kernel_size": 3}, "ca": {"reduction": 4}}
+
+
+KERAS = BatchNorm(epsilon=1e-3, unbiased_variance=False)
 
 
 def make(block, **more):
@@ -104,6 +108,9 @@ def test_sync_batch_norm_knows_the_norm():
         (lambda: CBAM(12)(torch.ones(2, 12, 5)), InputError, "set spatial_dims to the input's rank less 2"),
         (lambda: CBAM(12)(torch.ones(2, 11, 5, 7)), InputError, "11 channels on axis 1; expected 12 channels"),
         (lambda: CBAM(12)(torch.ones(1, 12, 1, 1)), InputError, "received one value per channel"),
+        (lambda: CBAM(12, spatial_norm=KERAS)(torch.ones(0, 12, 1, 1)), InputError, "received no value per channel"),
+        (lambda: CBAM.from_spec(ECA(12).spec), SpecError, "expected a spec of CBAM"),
+        (lambda: CBAM.from_spec({"block": "cbam"}), SpecError, "expected a spec of CBAM"),
     ],
 )
 def test_misuse_is_a_value_error_with_a_sentence(act, kind, sentence):
@@ -120,3 +127,12 @@ def test_a_lone_value_is_fine_outside_training():
 
 def test_repr_shows_the_spec():
     assert "gate=Gate(kind='sigmoid'" in repr(SqueezeExcitation(12))
+
+
+def test_weights_that_are_computed_are_not_written_in_vain():
+    module = CBAM(12)
+    torch.nn.utils.parametrizations.weight_norm(module.spatial.conv)
+    with pytest.raises(InputError, match=r"spatial\.conv\.weight is computed, not stored"):
+        parity.load_into(module, parity.blocks_of(CBAM(12)))
+    with pytest.raises(InputError, match="is on the meta device"):
+        parity.load_into(CBAM(12, device="meta"), parity.blocks_of(CBAM(12)))

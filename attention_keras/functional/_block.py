@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from attention_keras._block import choose_data_format, resolve
 from attention_keras._gate import KERAS_NAMES
-from parity.spec import Gate, Options, Spec, SpecError, channel_axis, spatial_axes
+from parity.spec import Gate, Options, Spec, channel_axis, spatial_axes
 
 
 class Block:
@@ -40,7 +40,7 @@ class Block:
     ) -> None:
         self.data_format = choose_data_format(data_format)
         if spec is not None:
-            options = _options_of(spec, options)
+            options = options.given_by(spec)
             spec.check_input(x.shape, self.data_format)
         self.spec: Any = resolve(options, x.shape, self.data_format)
         self.spatial_axes = spatial_axes(self.spec.spatial_dims, self.data_format)
@@ -72,21 +72,15 @@ class Block:
         is_double = self.dtype.compute_dtype == "float64"
         return ops.convert_to_tensor(value, dtype="float64") if is_double else value
 
-    def activation(self, path: str, activation: str) -> layers.Layer:
-        """activation(u), element by element, as a stock layer."""
+    def activation(self, path: str, activation: str) -> Callable[[Any], Any]:
+        """activation(u), element by element, as stock layers whose configuration tells the activation."""
+        if activation == "hard_swish":
+            # Not Keras' hard_silu: PyTorch's kernel for GPUs takes a float32 sixth in float64 too.
+            gate = self.gate(path, Gate("hard_sigmoid"))
+            return lambda u: u * gate(u)
         return layers.Activation(KERAS_NAMES[activation], **self.named(path))
 
 
 def normalise(name: str) -> str:
     """`name` as every engine allows it."""
     return name.replace(".", "_").replace("/", "_")
-
-
-def _options_of(spec: Spec, options: Options) -> Options:
-    if spec.block != options.block:
-        raise SpecError(f"received a spec of the block {spec.block!r}", f"one of {options.block!r}")
-    defaults = type(options)().arguments()
-    given = [f"{name}={value!r}" for name, value in options.arguments().items() if value != defaults[name]]
-    if given:
-        raise SpecError(f"received spec and {', '.join(given)}", "one of the two", "leave the options out")
-    return spec.options()

@@ -8,7 +8,7 @@ from typing import Any, Self
 import keras
 
 from attention_keras._block import choose_data_format, resolve
-from parity.spec import Options, Spec, SpecError, channel_axis, spatial_axes
+from parity.spec import Options, Spec, SpecError, channel_axis, check_spec_of, spatial_axes
 
 
 class Block(keras.layers.Layer):
@@ -23,6 +23,7 @@ class Block(keras.layers.Layer):
     @classmethod
     def from_spec(cls, spec: Spec, **kwargs: Any) -> Self:
         """The layer that `spec` describes, built where the spec tells the channels; `kwargs` are the layer's others."""
+        check_spec_of(spec, cls)
         layer = cls(**spec.options().arguments(), **kwargs)
         if spec.channels is not None:
             shape: list[int | None] = [None] * (spec.spatial_dims + 2)

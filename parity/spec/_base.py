@@ -66,6 +66,19 @@ class Options(_Record):
     def resolve(self, channels: int, spatial_dims: int = 2) -> Spec:
         """The spec of this block for maps of `channels` channels and 1, 2 or 3 spatial axes."""
 
+    def given_by(self, spec: Any) -> Options:
+        """The options of `spec`, which stands in for these; they must then be the defaults.
+
+        Raises `SpecError` for anything but a spec of this block, and for a spec beside other options.
+        """
+        if not isinstance(spec, Spec) or spec.block != self.block:
+            raise SpecError(f"received spec={spec!r}", f"a spec of the block {self.block!r}")
+        defaults = type(self)().arguments()
+        given = [f"{name}={value!r}" for name, value in self.arguments().items() if value != defaults[name]]
+        if given:
+            raise SpecError(f"received a spec together with {', '.join(given)}", "either", "leave the options out")
+        return spec.options()
+
 
 class Spec(_Record):
     """What a block's weights mean: sizes, biases, gate, norm. Frozen, keyword-only, checked when made."""
@@ -126,3 +139,10 @@ def check_sizes(spec: Spec) -> None:
         raise SpecError(f"received spatial_dims={spec.spatial_dims!r}", "1, 2 or 3")
     channels = None if spec.channels is None else _check.integer("channels", spec.channels)
     spec._check(spatial_dims=int(spec.spatial_dims), channels=channels)
+
+
+def check_spec_of(spec: Any, block_class: type) -> None:
+    """Raise `SpecError` unless `spec` is one of the block whose class, or a subclass of it, is `block_class`."""
+    names = [base.__name__ for base in block_class.__mro__]
+    if not isinstance(spec, Spec) or spec.options_class.class_name not in names:
+        raise SpecError(f"received spec={spec!r}", f"a spec of {block_class.__name__}")

@@ -56,10 +56,11 @@ class BatchNorm:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def check_count(self, count: int) -> None:
-        """Refuse a training batch with one value per channel: its variance is 0 and its unbiased variance 0 / 0."""
-        if count == 1:
+        """Refuse a training batch of fewer than two values per channel: its unbiased variance is 0 / 0."""
+        if count < 2:
+            number = "one value" if count else "no value"
             raise InputError(
-                "received one value per channel for a batch norm in training mode",
+                f"received {number} per channel for a batch norm in training mode",
                 "at least two",
                 "use a larger batch or map, or call the block with training=False (PyTorch: .eval())",
             )

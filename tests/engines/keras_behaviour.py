@@ -152,7 +152,7 @@ def test_spec_builds_both_styles(block):
     x = keras.Input((None, None, 12))
     function = getattr(functional, spec.options_class.function_name)
     assert function(x, spec=spec, data_format="channels_last").shape == (None, None, None, 12)
-    with pytest.raises(SpecError, match="received spec and gate="):
+    with pytest.raises(SpecError, match="received a spec together with gate="):
         function(x, spec=spec, gate="identity")
 
 
