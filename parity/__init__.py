@@ -1,6 +1,6 @@
 """The Rosetta stone of convolutional attention: one function, four styles, one truth.
 
-blocks = parity.read("model/checkpoint")             any supported file -> list of Block
+blocks = parity.read("model.safetensors")             any supported file -> list of Block
 parity.write("model.safetensors", blocks)            the exchange file
 parity.load_into(model, "model.safetensors")         a torch module, a Keras model or layer, a TF1 session
 parity.evaluate(block, x, backend="torch")           outputs, gradients and statistics of any backend

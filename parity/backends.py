@@ -113,8 +113,14 @@ ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 
-# So that a CPU run on a machine with a GPU cannot stray onto it.
-CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+DEVICE_ENVIRONMENT = {
+    # So that a CPU run on a machine with a GPU cannot stray onto it.
+    "cpu": {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"},
+    # XLA folds the factor behind a convolution into cuDNN's, rounded to float32 in float64 too: a hard sigmoid of slope
+    # 0.2 behind ECA's convolution is then off by 1e-8.
+    "gpu": {"XLA_FLAGS": "--xla_disable_hlo_passes=cudnn-fused-convolution-rewriter"},
+    ANY: {},
+}
 
 
 def find(name: str) -> Backend:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from parity import cases, client, run
 from parity.backends import BACKENDS, DEVICES
-from parity.errors import ParityError
+from parity.errors import FormatError, ParityError, SpecError
 from parity.spec import SPECS
 from parity.tolerances import DTYPES
 
@@ -55,12 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     several: dict[str, Any] = {"action": "append", "default": []}
     judge.add_argument("--block", choices=list(SPECS), help="only this block (may be repeated)", **several)
     judge.add_argument("--backend", choices=list(BACKENDS), help="only this backend (may be repeated)", **several)
-    judge.add_argument("--case", metavar="ID", help="only this case, or those that a pattern with * fits", **several)
+    judge.add_argument(
+        "--case", metavar="ID", help="only this case, or those that a pattern (*, ?, [..]) fits", **several
+    )
     judge.add_argument("--dtype", choices=DTYPES, help="only this dtype (may be repeated)", **several)
     judge.add_argument("--device", choices=DEVICES, default="cpu", help="where the backends compute (default: cpu)")
     judge.add_argument("--full", action="store_true", help="the whole product: about twelve times as long")
     judge.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="cases at once (default: the cores)"
+        "--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="cases at once (default: the cores)"
     )
     judge.add_argument("--json", type=Path, metavar="FILE", help="write every figure as JSON ('-' for standard output)")
     judge.add_argument("--list", action="store_true", help="print the ids of the chosen cases and run nothing")
@@ -69,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _doctor(given: argparse.Namespace) -> int:
+    _check_writable(given.json)
     found: dict[str, dict[str, Any]] = {}
     with Console(stderr=True).status("starting each backend"):
         for name in BACKENDS:
@@ -79,7 +83,7 @@ def _doctor(given: argparse.Namespace) -> int:
     table = Table("backend", "framework", "version", "devices")
     for name, about in found.items():
         if "absent" in about:
-            table.add_row(name, f"[red]absent[/]: {about['absent']}")
+            table.add_row(name, f"[red]absent[/]: {escape(about['absent'])}")
         else:
             devices = ", ".join(f"{kind} ({what})" if kind != what else kind for kind, what in about["devices"].items())
             engine = f" on {about['engine']} {about['engine_version']}" if "engine" in about else ""
@@ -94,26 +98,29 @@ def _run(given: argparse.Namespace) -> int:
     if given.list:
         print("\n".join(case.id for case in chosen))
         return AGREED
-    backends = given.backend or list(BACKENDS)
-    report = _judge(given, chosen, backends)
+    if not chosen:
+        raise SpecError("received filters that leave no case", "at least one", "see `parity run --list`")
+    _check_writable(given.json)
+    report = _judge(given, chosen, list(dict.fromkeys(given.backend)) or list(BACKENDS))
     _print(given, *_tables(report))
     for outcome in report.failures:
         Console(stderr=True).print(outcome.explain() + "\n", markup=False, highlight=False, soft_wrap=True)
-    _write(given.json, report.to_json())
     _print(given, _verdict(report, len(chosen)))
+    _write(given.json, report.to_json())
     # A backend that was asked for by name and is absent is no agreement.
     return AGREED if report.agreed and not (given.backend and report.absent) else DISAGREED
 
 
 def _choose(given: argparse.Namespace) -> list[cases.AnyCase]:
-    exact = [name for name in given.case if "*" not in name]
-    patterns = [name for name in given.case if "*" in name]
+    patterns = [name for name in given.case if set(name) & set("*?[")]
+    exact = [name for name in given.case if name not in patterns]
     chosen: list[cases.AnyCase] = [cases.find(name) for name in exact]
     if patterns or not exact:
         pool: list[cases.AnyCase] = [*cases.recorded(), *cases.everything()] if given.full else cases.standard()
         chosen += [c for c in pool if not patterns or any(fnmatchcase(c.id, pattern) for pattern in patterns)]
     chosen = [c for c in chosen if not given.block or c.block in given.block]
-    return [c for c in chosen if not given.dtype or c.dtype in given.dtype]
+    chosen = [c for c in chosen if not given.dtype or c.dtype in given.dtype]
+    return list({c.id: c for c in chosen}.values())
 
 
 def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: list[str]) -> run.Report:
@@ -143,7 +150,7 @@ def _tables(report: run.Report) -> list[Table]:
         ratio.add_row(backend, *(_ratio(report.of(block, backend)) for block in SPECS))
         epsilons.add_row(backend, *(_epsilons(report.of(block, backend)) for block in SPECS))
     for backend, reason in report.absent.items():
-        ratio.add_row(backend, f"[yellow]absent[/]: {reason}")
+        ratio.add_row(backend, f"[yellow]absent[/]: {escape(reason)}")
     return [ratio, epsilons]
 
 
@@ -174,6 +181,18 @@ def _print(given: argparse.Namespace, *parts: Any) -> None:
     console = Console(stderr=given.json == Path("-"))
     for part in parts:
         console.print(part)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected an integer of at least 1")
+    return int(text)
+
+
+def _check_writable(file: Path | None) -> None:
+    """Refuse a file that cannot be written before the run, not after it."""
+    if file is not None and file != Path("-") and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise FormatError(f"received --json {file}", "a file in a writable folder")
 
 
 def _write(file: Path | None, value: Any) -> None:

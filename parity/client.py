@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from parity import errors, exchange
-from parity.backends import ANY, CPU_ONLY, DEVICES, ENVIRONMENT, find
+from parity.backends import ANY, DEVICE_ENVIRONMENT, DEVICES, ENVIRONMENT, find
 from parity.block import Block
 from parity.errors import BackendCrashedError, DeviceMissingError, InputError
 from parity.tolerances import DTYPES
@@ -48,11 +48,11 @@ class Worker:
             raise DeviceMissingError(f"received device {device!r}", f"one of {', '.join(DEVICES)}")
         entry = find(backend)
         self.backend, self.device, self.patience = backend, device, patience
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()  # one request at a time
         self._folder = tempfile.TemporaryDirectory(prefix="parity-")
         self._errors = Path(self._folder.name, "stderr")
         self._connection, far = Pipe()
-        environment = os.environ | ENVIRONMENT | dict(entry.environment) | (CPU_ONLY if device == "cpu" else {})
+        environment = os.environ | ENVIRONMENT | dict(entry.environment) | DEVICE_ENVIRONMENT[device]
         with self._errors.open("wb") as stderr, far:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "parity.worker", backend, device, str(far.fileno())],
@@ -81,17 +81,27 @@ class Worker:
         learning_rate: float = 0.0,
     ) -> dict[str, NDArray]:
         """The results of one block by name; see `evaluate`."""
-        with self._lock, tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
+        with self.lock, self._whole_exchange(), tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
             tensors = {f"block/{name}": value for name, value in block.tensors.items()} | {"x": x}
             tensors |= {} if cotangent is None else {"cotangent": cotangent}
             request = {"case": f"{folder}/case.safetensors", "result": f"{folder}/result.safetensors"}
-            exchange.write_tensors(request["case"], tensors, {})
+            exchange.write_tensors(request["case"], tensors, {}, durable=False)
             self._send(
                 request
                 | {"spec": block.spec.to_json(), "training": training, "dtype": dtype, "data_format": data_format}
                 | {"steps": steps, "learning_rate": learning_rate}
             )
             return exchange.read_tensors(self._receive()["done"])[0]
+
+    @contextlib.contextmanager
+    def _whole_exchange(self) -> Iterator[None]:
+        """A request that was broken off (an interrupt, say) ends the process: its answer would meet the next one."""
+        self._owes = True
+        try:
+            yield
+        finally:
+            if self._owes:
+                self.close()
 
     def close(self) -> None:
         """End the process. A closed worker answers no more."""
@@ -119,6 +129,7 @@ class Worker:
             answer = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
             raise self._crash("died") from None
+        self._owes = False
         if "error" in answer:
             raise self._failure(answer)
         return answer
@@ -129,6 +140,7 @@ class Worker:
         status = self._process.poll()
         how = "still running" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
         self._process.kill()
+        self._process.wait()
         tail = self._errors.read_text(errors="replace")[-2000:].strip()
         received = f"the worker of backend {self.backend!r} {what} ({how})"
         return BackendCrashedError(received, remedy=f"it wrote:\n{tail}")
@@ -162,6 +174,15 @@ def worker(backend: str, device: str = "cpu") -> Worker:
                 kept.close()
             _workers[backend, device] = Worker(backend, device)
         return _workers[backend, device]
+
+
+def run(backend: str, device: str, *request: Any, **options: Any) -> dict[str, NDArray]:
+    """`Worker.run` on the warm worker: never on one that died while this call waited for its turn."""
+    while True:
+        warm = worker(backend, device)
+        with warm.lock:
+            if warm.alive:
+                return warm.run(*request, **options)
 
 
 @atexit.register
@@ -212,6 +233,12 @@ def evaluate(
         >>> evaluate(block, np.ones((1, 2, 3)), backend="torch")["output"].tolist()
         [[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]]
     """
+    if not isinstance(block, Block):
+        raise InputError(f"received a {type(block).__name__} as the block", "a parity.Block")
+    if not isinstance(training, bool):
+        raise InputError(f"received training={training!r}", "True or False")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise InputError(f"received steps={steps!r}", "an integer of at least 0")
     if dtype not in DTYPES:
         raise InputError(f"received dtype {dtype!r}", f"one of {', '.join(DTYPES)}")
     x = np.asarray(x, dtype)
@@ -223,7 +250,9 @@ def evaluate(
     elif steps:
         raise InputError(f"received steps={steps} without a cotangent", "a cotangent: the loss is <cotangent, output>")
     cast = Block(block.name, block.spec, {name: value.astype(dtype) for name, value in block.tensors.items()})
-    return worker(backend, device).run(
+    return run(
+        backend,
+        device,
         cast,
         x,
         cotangent,

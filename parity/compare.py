@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -59,11 +60,16 @@ def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, dev
     worst = float(error.max(initial=0))
     return Comparison(
         name,
-        ratio=worst / allowed if worst else 0.0,
-        epsilons=worst / (EPSILON[dtype] * scale) if worst else 0.0,
+        ratio=_share(worst, allowed),
+        epsilons=_share(worst, EPSILON[dtype] * scale),
         condition=scale / size if size else 1.0,
         failure=_explain(name, expected.value, got, error, allowed) if worst > allowed else "",
     )
+
+
+def _share(error: float, unit: float) -> float:
+    """Where theory says that nothing can be, anything is infinitely wrong."""
+    return error / unit if unit else math.inf if error else 0.0
 
 
 def _largest(array: NDArray) -> float:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -48,6 +49,8 @@ DTYPES = {
     }.items()
 }
 
+READABLE = (*DTYPES.values(), "C64")  # complex numbers are no weights, but may lie beside them
+
 Path = str | os.PathLike[str]
 
 
@@ -55,11 +58,15 @@ def write(path: Path, blocks: Block | Iterable[Block]) -> None:
     """Write `blocks` as an exchange file: the same blocks give the same bytes, and a failure leaves the old file.
 
     Raises:
+        SpecError: for anything but blocks.
         MissingTensorError: for no block at all.
         UnexpectedTensorError: for two blocks of one name.
         FormatError: where the file cannot be written.
     """
-    blocks = [blocks] if isinstance(blocks, Block) else list(blocks)
+    blocks = list(blocks) if isinstance(blocks, Iterable) else [blocks]
+    strange = [block for block in blocks if not isinstance(block, Block)]
+    if strange:
+        raise SpecError(f"received {strange[0]!r} to write", "a parity.Block, or several", "parity.read makes them")
     names = [block.name for block in blocks]
     if not names:
         raise MissingTensorError("received no block to write", "at least one")
@@ -112,10 +119,13 @@ def _specs(path: Path, metadata: Mapping[str, str]) -> dict[str, Spec]:
         )
     try:
         semantics = json.loads(metadata[METADATA_KEY])
-        version, blocks = semantics["version"], semantics["blocks"]
+        version = semantics["version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise FormatError(f"{path} has unreadable metadata ({error!r})", "JSON with 'version' and 'blocks'") from error
-    _check_version(path, version)
+    _check_version(path, version)  # first: another version may hold anything else
+    if "blocks" not in semantics:
+        raise FormatError(f"{path} has unreadable metadata (no 'blocks')", "JSON with 'version' and 'blocks'")
+    blocks = semantics["blocks"]
     if not isinstance(blocks, dict):
         raise FormatError(f"{path} has {type(blocks).__name__} as its 'blocks'", "an object of specs by block name")
     return {name: _spec(path, name, value) for name, value in blocks.items()}
@@ -143,13 +153,23 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors and the metadata of any safetensors file; every failure is a `FormatError`."""
     try:
         with safe_open(os.fspath(path), framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            strange = [f"{name} of dtype {kind}" for name, kind in kinds.items() if kind not in READABLE]
+            if strange:
+                raise FormatError(f"{path} holds {', '.join(strange)}", f"one of {', '.join(READABLE)}")
+            return {name: file.get_tensor(name) for name in kinds}, file.metadata() or {}
+    except FormatError:
+        raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise FormatError(f"{path} cannot be read as a safetensors file: {error}", "a whole, readable file") from error
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], durable: bool = True
+) -> None:
     """Write any safetensors file: header first, then tensor after tensor, into a file that replaces `path` when whole.
+
+    Unless `durable`, nobody waits until the disk holds it: for files that another process reads and forgets.
 
     Not `safetensors.numpy.save_file`: 0.8.0 writes the raw memory of non-contiguous arrays under their logical shape,
     and it wants every tensor in memory at once.
@@ -161,7 +181,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
     # Wide numbers first, as safetensors does: every tensor then starts at a multiple of its item size.
     ordered = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     header = _header({name: tensors[name] for name in ordered}, metadata)
-    with _replacing(path) as file:
+    with _replacing(path, durable) as file:
         file.write(header)
         for name in ordered:
             file.write(_payload(tensors[name]))
@@ -193,18 +213,27 @@ def _payload(value: np.ndarray) -> memoryview:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside `path` that takes its place when the block ends, and vanishes when the block raises."""
+def _replacing(path: Path, durable: bool) -> Iterator[BinaryIO]:
+    """A new file beside `path` that takes its place when the block ends, and vanishes when the block raises.
+
+    It has the permissions of the file that it replaces from its first byte on.
+    """
     target = os.path.realpath(path)  # a link stays one, and what it points at is replaced
     folder, name = os.path.split(target)
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        mode = stat.S_IMODE(os.stat(target).st_mode) & 0o777 if os.path.isfile(target) else None
+        first = 0o666 if mode is None else mode
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, first)) as file:
+            if mode is not None:
+                os.chmod(temporary, mode)  # what the umask took away
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, target)
-        _sync_folder(folder)
+        if durable:
+            _sync_folder(folder)
     except OSError as error:
         raise FormatError(f"{path} cannot be written: {error}", "a file in a writable folder") from error
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from parity.backends import Adapter, adapter_of
-from parity.block import Block, kernels_first, kernels_last
+from parity.block import FLOAT_DTYPES, Block, kernels_first, kernels_last
 from parity.errors import (
     BackendMissingError,
     MissingTensorError,
@@ -52,7 +53,8 @@ def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None)
     """Load every block of `source` into `model`, and fill every block of the model.
 
     Blocks pair by name ("." and "/" count as "_"), or as `mapping` says; a model that is one block itself takes a
-    source of one block whatever its name. Values take the dtype that the model's variables have.
+    source of one block whatever its name. Values take the dtype that the model's variables have. Blocks made of stock
+    Keras layers are looked for under the names of the source alone: one that nobody names stays as it is, unseen.
 
     Args:
         model: a torch module, a Keras model or layer, or a TF1 session.
@@ -62,7 +64,7 @@ def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None)
     Raises:
         MissingTensorError, UnexpectedTensorError: for blocks without a partner, naming them all.
         SpecMismatchError: where a block of the model computes another function, naming field and both values.
-        TensorShapeError: where a variable has another shape than its tensor.
+        TensorShapeError: where a variable has another shape than its tensor, or a dtype that cannot hold its numbers.
 
     Example:
         >>> from attention_torch import ECA
@@ -93,11 +95,18 @@ def blocks_of(model: Any, specs: Mapping[str, Spec] | None = None) -> list[Block
         specs: the specs of blocks that do not show all of theirs, by name in the model.
 
     Raises:
+        MissingTensorError: where the model has no block, or variables that hold no values yet.
         SpecMismatchError: where a block shows another spec than given, or not all of its spec and none is given.
     """
     adapter = owner(model)
     given = {_plain(name): spec for name, spec in (specs or {}).items()}
     live = adapter.find_blocks(model, specs or {})
+    if not live:
+        raise MissingTensorError(
+            f"received a {type(model).__module__}.{type(model).__qualname__} in which no block was found",
+            "at least one",
+            "for blocks made of stock Keras layers pass specs={'<name in the model>': <its spec>}",
+        )
     return [_read_block(adapter, model, name, block, given.get(_plain(name))) for name, block in live.items()]
 
 
@@ -183,11 +192,34 @@ def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[
     ]
     if wrong:
         raise TensorShapeError(f"block {block.name!r} does not fit model {name!r} ({'; '.join(wrong)})", "equal shapes")
+    lost = [
+        f"{key}: tensor {value.dtype}, variable {variable.dtype}"
+        for key, variable, value in pairs
+        if _overflows(variable, value)
+    ]
+    if lost:
+        raise TensorShapeError(
+            f"block {block.name!r} has finite numbers that model {name!r} would hold as infinite ({'; '.join(lost)})",
+            "numbers within the range of the variable's dtype",
+            "build the model with a wider dtype",
+        )
     return [(variable, _portable(value)) for _, variable, value in pairs]
 
 
 def _shape(variable: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in variable.shape)
+
+
+def _overflows(variable: Any, value: np.ndarray) -> bool:
+    """Whether a finite number of `value` becomes infinite in the dtype of `variable`, of whatever framework."""
+    kind = re.search("bfloat16|float16|float32|float64", str(variable.dtype))
+    if kind is None or value.dtype not in FLOAT_DTYPES:
+        return False
+    dtype = np.dtype(kind.group())  # ml_dtypes tells NumPy of bfloat16
+    if ml_dtypes.finfo(value.dtype).max <= ml_dtypes.finfo(dtype).max:
+        return False
+    with np.errstate(over="ignore"):
+        return bool(np.any(np.isfinite(value) & ~np.isfinite(value.astype(dtype))))
 
 
 def _portable(value: np.ndarray) -> np.ndarray:
@@ -199,9 +231,9 @@ def _read_block(adapter: Adapter, model: Any, name: str, live: LiveBlock, spec: 
     if spec is None:
         spec = _shown_spec(name, live)
     _unverified(name, spec, live)
-    tensors = {key: _canonical(adapter, model, key, variable) for key, variable in live.variables.items()}
-    # Copies: the arrays of some frameworks are views that training goes on to change.
-    extras = {key: np.array(adapter.read_variable(model, variable)) for key, variable in live.extras.items()}
+    values = {key: _value(adapter, model, name, key, variable) for key, variable in live.variables.items()}
+    tensors = {key: kernels_first(key, value) if adapter.KERNELS_LAST else value for key, value in values.items()}
+    extras = {key: _value(adapter, model, name, key, variable) for key, variable in live.extras.items()}
     return Block(name, spec, tensors, extras)
 
 
@@ -214,7 +246,14 @@ def _shown_spec(name: str, live: LiveBlock) -> Spec:
         ) from error
 
 
-def _canonical(adapter: Adapter, model: Any, key: str, variable: Any) -> np.ndarray:
-    value = np.array(adapter.read_variable(model, variable))
-    value = value.view(ml_dtypes.bfloat16) if value.dtype == np.uint16 else value
-    return kernels_first(key, value) if adapter.KERNELS_LAST else value
+def _value(adapter: Adapter, model: Any, name: str, key: str, variable: Any) -> np.ndarray:
+    try:
+        # A copy: the arrays of some frameworks are views that training goes on to change.
+        value = np.array(adapter.read_variable(model, variable))
+    except Exception as error:  # every framework has its own for a variable without value
+        raise MissingTensorError(
+            f"block {name!r}: {key} cannot be read ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
+            "variables that hold values",
+            "initialize the variables or load weights first",
+        ) from error
+    return value.view(ml_dtypes.bfloat16) if value.dtype == np.uint16 else value

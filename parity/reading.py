@@ -27,6 +27,7 @@ from parity.errors import (
 )
 from parity.spec import ACTIVATIONS, SPECS, Spec
 from parity.spec._gate import KINDS as GATES
+from parity.spec.eca import PADDINGS
 
 KINDS = "an exchange file, any other .safetensors file, or the prefix of a tf.compat.v1 Saver checkpoint"
 
@@ -34,7 +35,11 @@ GOLDEN = "attention-golden/1"
 GOLDEN_ONNX = "attention-golden-onnx/1"
 
 # What a doubtful field may be, for the error that asks for it.
-ALLOWED = {"gate": (*GATES, {"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}), "activation": ACTIVATIONS}
+ALLOWED = {
+    "gate": (*GATES, {"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}),
+    "activation": ACTIVATIONS,
+    "padding": PADDINGS,
+}
 
 FIELDS = {field.name for spec in SPECS.values() for field in fields(spec)}  # type: ignore[arg-type]
 
@@ -68,8 +73,8 @@ def read(source: Any, dialect: str | Dialect | None = None, hints: Mapping[str, 
     Args:
         source: a path (an exchange file, any other safetensors file, the prefix of a TF1 Saver checkpoint), a mapping
             of arrays such as a PyTorch state dict.
-        dialect: the id of the implementation that the weights come from (`parity.dialects.DIALECTS`); None to tell it
-            from keys and shapes.
+        dialect: the id of the implementation that the weights come from (`parity.dialects.DIALECTS`), whose defaults
+            then hold; None to tell it from keys and shapes, which never tell gate, activation or padding.
         hints: spec fields by name, in their JSON form, for what keys and shapes cannot tell: ``{"gate":
             "hard_sigmoid"}``. For some blocks only: ``{"<name, or pattern as of fnmatch>": {...}}``.
 
@@ -81,15 +86,24 @@ def read(source: Any, dialect: str | Dialect | None = None, hints: Mapping[str, 
 
     Example:
         >>> weights = {"fc.0.weight": np.ones((6, 24)), "fc.2.weight": np.ones((24, 6))}
-        >>> read(weights)[0].spec.hidden_channels
+        >>> read(weights, hints={"gate": "sigmoid", "activation": "relu"})[0].spec.hidden_channels
         6
     """
+    hints = _checked(hints)
     if isinstance(source, Mapping):
         return [match.block() for match in matches(source, dialect, hints)]
     if isinstance(source, str | os.PathLike):
-        return _read_path(os.fspath(source), dialect, dict(hints or {}))
+        return _read_path(os.fspath(source), dialect, hints)
     received = f"received a {type(source).__module__}.{type(source).__qualname__}"
     raise FormatError(received, f"{KINDS}, or a mapping of arrays", "parity.blocks_of takes live models")
+
+
+def _checked(hints: Mapping[str, Any] | None) -> dict[str, Any]:
+    if hints is None:
+        return {}
+    if not isinstance(hints, Mapping) or not all(isinstance(name, str) for name in hints):
+        raise DialectError(f"received hints={hints!r}", "a mapping of spec fields by name", "as {'gate': 'sigmoid'}")
+    return dict(hints)
 
 
 # Files
@@ -115,8 +129,11 @@ def _read_path(path: str, dialect: str | Dialect | None, hints: dict[str, Any]) 
 
 
 def _looks_like_safetensors(path: str) -> bool:
-    with open(path, "rb") as file:
-        return path.endswith(".safetensors") or file.read(9)[8:] == b"{"
+    try:
+        with open(path, "rb") as file:
+            return path.endswith(".safetensors") or file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error}", "a whole, readable file") from error
 
 
 def recording(
@@ -127,16 +144,17 @@ def recording(
     hints: Mapping[str, Any] | None = None,
 ) -> tuple[Arrays, str | Dialect | None, dict[str, Any]]:
     """The weights, dialect and hints of a safetensors file: its own if it is a recording, else those that are given."""
-    kind, given = metadata.get("format"), dict(hints or {})
+    kind, given = metadata.get("format"), _checked(hints)
     try:
         if kind == GOLDEN:
             state = {name.removeprefix("state/"): tensors[name] for name in tensors if name.startswith("state/")}
-            return state, dialect or metadata["dialect"], json.loads(metadata.get("hints", "{}")) | given
+            own = _checked(json.loads(metadata.get("hints", "{}")))
+            return state, metadata["dialect"] if dialect is None else dialect, own | given
         if kind == GOLDEN_ONNX:
             state = {name: value for name, value in tensors.items() if not name.endswith(("/input", "/output"))}
             gates = {block["name"]: {"gate": _onnx_gate(block)} for block in json.loads(metadata["blocks"])}
-            return state, dialect or "torchvision/SqueezeExcitation", gates | given
-    except (KeyError, ValueError, TypeError) as error:
+            return state, "torchvision/SqueezeExcitation" if dialect is None else dialect, _checked(gates) | given
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{path} is a recording with unreadable metadata ({error!r})") from error
     return tensors, dialect, given
 
@@ -194,13 +212,14 @@ def matches(
         raise DialectError(
             f"received {_some(list(arrays))}, which fit no block of {known}",
             "all weights of at least one block, under any prefix",
-            "pass dialect= to learn what is missing, or build a parity.Block from canonical names",
+            "pass dialect= to learn what is missing, or build a parity.Block from canonical names; a state dict of "
+            "attention_torch does not carry its meaning: load it into its module and pass that to parity.blocks_of",
         )
     _check_unambiguous(found)
     _check_consumed(found, groups, arrays)
     order = {key: number for number, key in enumerate(arrays)}
     found.sort(key=lambda match: min(order[key] for key in match.keys.values()))
-    return _with_hints(found, dict(hints or {}), doubt=dialect is None)
+    return _with_hints(found, _checked(hints), doubt=dialect is None)
 
 
 def _array(key: str, value: Any) -> np.ndarray:
@@ -359,7 +378,7 @@ def _doubt(match: Match, names: list[str]) -> DialectError:
     return DialectError(
         f"block {match.name!r} looks like {match.dialect.id}, whose weights do not tell {' and '.join(names)}",
         f"hints for them ({allowed})",
-        f"pass hints={example!r}, or dialect={match.dialect.id!r} for the defaults of its class",
+        f"pass parity.read hints={example!r}, or dialect={match.dialect.id!r} for the defaults of its class",
     )
 
 

@@ -151,8 +151,11 @@ def judge(
             return error
 
     def one(case: AnyCase) -> list[Outcome]:
-        problem = case.problem()
         outcomes = []
+        try:
+            problem = case.problem()
+        except ParityError as error:
+            return [_crashed(name, device, case, error) for name in report.present]
         for name in report.present:
             outcomes.append(_outcome(case, problem, name, device))
             progress(case.id, outcomes[-1])
@@ -177,7 +180,9 @@ def _crashed(backend: str, device: str, case: AnyCase, error: ParityError) -> Ou
 
 def _outcome(case: AnyCase, problem: Problem, backend: str, device: str) -> Outcome:
     try:
-        got = client.worker(backend, device).run(
+        got = client.run(
+            backend,
+            device,
             problem.block,
             problem.x,
             problem.cotangent,

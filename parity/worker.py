@@ -84,7 +84,7 @@ def _serve(adapter: Adapter, device: str, request: dict[str, Any]) -> None:
         steps=request["steps"],
         learning_rate=request["learning_rate"],
     )
-    exchange.write_tensors(request["result"], results, {})
+    exchange.write_tensors(request["result"], results, {}, durable=False)
 
 
 def evaluate(

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -93,15 +94,15 @@ def test_every_block_has_its_file_everywhere_and_nothing_else_has_one(package):
 
 
 def public(package, block):
-    """The class or function of a block in a backend's package, found as the adapters find it."""
+    """The signature and the docstring of a block in a backend's package, found as the adapters find it."""
     options = SPECS[block].options_class
     module = ast.parse(ROOT.parent.joinpath(*package.split("."), f"{block}.py").read_text())
     for node in module.body:
         if isinstance(node, ast.ClassDef) and node.name == options.class_name:
-            (node,) = (item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
-            return node
+            (make,) = (item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
+            return make.args, ast.get_docstring(node)
         if isinstance(node, ast.FunctionDef) and node.name == options.function_name:
-            return node
+            return node.args, ast.get_docstring(node)
     raise AssertionError(f"{package}.{block} defines neither {options.class_name} nor {options.function_name}")
 
 
@@ -109,7 +110,7 @@ def public(package, block):
 @pytest.mark.parametrize("package", PACKAGES)
 def test_signatures_have_the_options_of_the_contract(package, block):
     """Names, order and defaults, read as text, so that no framework is needed."""
-    arguments = public(package, block).args
+    arguments, _ = public(package, block)
     names = [argument.arg for argument in arguments.kwonlyargs]
     wanted = [field.name for field in fields(SPECS[block].options_class)]
     assert [name for name in names if name in wanted] == wanted
@@ -124,11 +125,12 @@ def test_signatures_have_the_options_of_the_contract(package, block):
 @pytest.mark.parametrize("block", SPECS)
 @pytest.mark.parametrize("package", PACKAGES)
 def test_arguments_are_typed_and_told(package, block):
-    node = public(package, block)
-    text = ROOT.parent.joinpath(*package.split("."), f"{block}.py").read_text()
-    for argument in node.args.kwonlyargs:
+    arguments, text = public(package, block)
+    lines = re.findall(r"^ +([\w, ]+): ", text.split("Args:")[1], re.MULTILINE)
+    told = {name for names in lines for name in names.split(", ")}
+    for argument in arguments.kwonlyargs:
         assert argument.annotation is not None, argument.arg
-        assert f"{argument.arg}:" in text or f"{argument.arg}," in text, argument.arg
+        assert argument.arg in told, argument.arg
 
 
 def test_no_tolerance_outside_the_table():

@@ -74,6 +74,34 @@ def test_an_unknown_case_is_a_sentence(capsys):
     assert "received case 'se-best'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--case", ONE, "--json", "/nonexistent/report.json"], "expected a file in a writable folder"),
+        (["--case", "nothing-*"], "received filters that leave no case"),
+        (["--block", "se", "--case", "eca-*"], "received filters that leave no case"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(arguments, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(client, "worker", lambda *_: pytest.fail("a backend was started"))
+    assert cli.main(["run", *arguments]) == cli.MISUSED
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_repeated_filters_count_once(capsys):
+    assert cli.main(["run", "--list", "--case", ONE, "--case", ONE]) == cli.AGREED
+    assert capsys.readouterr().out.split() == [ONE]
+
+
+def test_messages_are_shown_as_they_are(monkeypatch, capsys):
+    def describe(name):
+        raise BackendMissingError("broken: [/usr/lib/x.so] [bold]")
+
+    monkeypatch.setattr(client, "describe", describe)
+    assert cli.main(["doctor"]) == cli.DISAGREED
+    assert "[/usr/lib/x.so]" in capsys.readouterr().out
+
+
 def test_doctor_tells_version_devices_and_absence(monkeypatch, tmp_path, capsys):
     def describe(name):
         if name == "tf1compat":

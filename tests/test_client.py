@@ -80,6 +80,8 @@ def test_results_are_named_as_documented():
         ({"device": "tpu"}, DeviceMissingError, "received device 'tpu'; expected one of cpu, gpu"),
         ({"dtype": "float8"}, InputError, "received dtype 'float8'; expected one of float64, float32"),
         ({"cotangent": np.ones(3)}, InputError, "received a cotangent of shape (3,); expected the output's shape"),
+        ({"training": "no"}, InputError, "received training='no'; expected True or False"),
+        ({"steps": 1.5}, InputError, "received steps=1.5; expected an integer of at least 0"),
         ({"steps": 1}, InputError, "received steps=1 without a cotangent"),
         ({"data_format": "channels_last"}, InputError, "7 channels on axis 3; expected 12 channels"),
     ],
@@ -159,6 +161,17 @@ def test_a_backend_that_cannot_start_is_one_red_row(toy):
     (failure,) = report.failures
     assert (failure.backend, failure.agreed) == ("toy", False)
     assert "died (exit status 3)" in failure.explain()
+
+
+def test_a_request_that_was_broken_off_leaves_no_answer_for_the_next(monkeypatch):
+    parity.evaluate(BLOCK, X)
+    first = client.worker("torch")
+    with monkeypatch.context() as patch:
+        patch.setattr(client.Worker, "_receive", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            parity.evaluate(BLOCK, X)
+    assert parity.evaluate(BLOCK, 2 * X)["output"].shape == X.shape
+    assert client.worker("torch") is not first
 
 
 def test_a_dead_worker_is_replaced():

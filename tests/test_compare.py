@@ -63,6 +63,14 @@ def test_a_gradient_that_is_zero_by_theory_has_something_to_be_judged_by():
     assert not compare({"grad.fc1.bias": zero}, noise, dtype="float64", device="cpu")[0].failure
 
 
+def test_something_where_theory_says_nothing_is_infinitely_wrong():
+    nothing = Measured(np.zeros(2), np.zeros(2))
+    (found,) = compare({"output": nothing}, {"output": np.full(2, 1e-300)}, dtype="float64", device="cpu")
+    assert (found.ratio, found.epsilons) == (np.inf, np.inf)
+    assert "output: 2 of 2 elements differ" in found.failure
+    assert compare({"output": nothing}, {"output": np.zeros(2)}, dtype="float64", device="cpu")[0].ratio == 0.0
+
+
 def test_every_quantity_has_a_row_for_every_dtype_and_device():
     dtypes, devices = {key[1] for key in TABLE}, {key[2] for key in TABLE}
     assert {(q, dtype, device) for q in QUANTITIES for dtype in dtypes for device in devices} == set(TABLE)

@@ -41,6 +41,16 @@ def dense(names, inputs, hidden, outputs):
     return {key: random(*shape) for key, shape in shapes.items()}
 
 
+def answers(dialect):
+    """Hints for whatever the detection of `dialect` asks."""
+    defaults = dialects.get(dialect).defaults
+    return {name: defaults[name] for name in ("gate", "activation", "padding") if name in defaults}
+
+
+PLAIN = {"gate": "sigmoid", "activation": "relu"}
+PLAIN_ECA = {"gate": "sigmoid", "padding": "zeros"}
+
+
 def golden_state(name):
     tensors, _ = exchange.read_tensors(golden.path(name))
     return {key.removeprefix("state/"): value for key, value in tensors.items() if key.startswith("state/")}
@@ -115,7 +125,8 @@ def test_unknown_keys_are_refused():
 @pytest.mark.parametrize("name", [name for name in golden.names() if name.startswith("tutorial")])
 def test_tutorials_are_detected(name):
     (expected,) = read(golden.path(name))
-    (block,) = read(golden_state(name))
+    _, metadata = exchange.read_tensors(golden.path(name))
+    (block,) = read(golden_state(name), hints=answers(metadata["dialect"]))
     assert block.spec == expected.spec
     assert block.name == expected.name
     assert all(np.array_equal(block.tensors[key], expected.tensors[key]) for key in expected.tensors)
@@ -135,7 +146,7 @@ def test_tutorials_are_detected(name):
     ],
 )
 def test_anonymous_keras_layers_are_detected(state, name, parts):
-    (block,) = read(state)
+    (block,) = read(state, hints={"gate": "sigmoid"} if parts == "spatial" else PLAIN)
     assert (block.name, block.spec.parts) == (name, parts)
 
 
@@ -157,9 +168,9 @@ def test_anonymous_dense_pair_is_two_things():
 
 
 def test_anonymous_eca():
-    (block,) = read({"conv1d_4/kernel": random(5, 1, 1)}, hints={"channels": 24})
+    (block,) = read({"conv1d_4/kernel": random(5, 1, 1)}, hints=PLAIN_ECA | {"channels": 24})
     assert (block.spec.kernel_size, block.spec.channels, block.spec.bias) == (5, 24, False)
-    assert read({"conv1d/kernel": random(5, 1, 1)})[0].spec.channels is None
+    assert read({"conv1d/kernel": random(5, 1, 1)}, hints=PLAIN_ECA)[0].spec.channels is None
 
 
 def test_blocks_are_found_under_every_prefix():
@@ -173,16 +184,16 @@ def test_blocks_are_found_under_every_prefix():
 
 def test_extras_survive():
     state = golden_state("tutorial-pytorch-ca")
-    assert read(state)[0].extras["norm.num_batches_tracked"] == state["bn.num_batches_tracked"]
+    assert read(state, hints=PLAIN)[0].extras["norm.num_batches_tracked"] == state["bn.num_batches_tracked"]
     del state["bn.num_batches_tracked"]
-    assert read(state)[0].extras == {}
+    assert read(state, hints=PLAIN)[0].extras == {}
 
 
 def test_torch_tensors_are_arrays():
     torch = pytest.importorskip("torch")
     state = {"fc.0.weight": torch.ones(6, 24, dtype=torch.bfloat16, requires_grad=True)}
     state["fc.2.weight"] = torch.full((24, 6), 0.5, dtype=torch.bfloat16)
-    (block,) = read(state)
+    (block,) = read(state, hints=PLAIN)
     assert block.tensors["fc2.kernel"].dtype == ml_dtypes.bfloat16
     assert np.array_equal(block.tensors["fc2.kernel"], np.full((24, 6), 0.5, ml_dtypes.bfloat16))
 
@@ -196,11 +207,35 @@ def test_doubtful_facts_are_asked_for():
     assert str(caught.value) == (
         "block 'se' looks like torchvision/SqueezeExcitation, whose weights do not tell gate and activation; expected "
         "hints for them (gate: 'sigmoid', 'hard_sigmoid', 'identity', {'kind': 'hard_sigmoid', 'slope': 0.2, 'offset': "
-        "0.5}; activation: 'relu', 'silu', 'hard_swish', 'identity'); pass hints={'gate': 'sigmoid', 'activation': "
-        "'relu'}, or dialect='torchvision/SqueezeExcitation' for the defaults of its class"
+        "0.5}; activation: 'relu', 'silu', 'hard_swish', 'identity'); pass parity.read hints={'gate': 'sigmoid', "
+        "'activation': 'relu'}, or dialect='torchvision/SqueezeExcitation' for the defaults of its class"
     )
     with pytest.raises(DialectError, match="do not tell activation; expected"):
         read(torchvision(), hints={"gate": "sigmoid"})
+
+
+@pytest.mark.parametrize("dialect", dialects.DIALECTS)
+def test_detection_never_tells_gate_activation_or_padding(dialect):
+    doubtful = dialects.get(dialect).doubtful
+    spatial = dialect == "tutorial-keras/spatial_attention"
+    asked = {"se": "activation", "cbam": "activation", "eca": "padding", "ca": "activation"}
+    assert set(doubtful) == {"gate"} | (set() if spatial else {asked[dialects.get(dialect).block]})
+
+
+def test_detected_eca_may_be_circular():
+    state = {"conv.weight": random(1, 1, 3), "conv.bias": random(1)}
+    sentence = (
+        "block '' looks like tutorial-pytorch/ECAAttention, whose weights do not tell gate and padding; expected hints "
+        "for them (gate: 'sigmoid', 'hard_sigmoid', 'identity', {'kind': 'hard_sigmoid', 'slope': 0.2, 'offset': 0.5}; "
+        "padding: 'zeros', 'circular'); pass parity.read hints={'gate': 'sigmoid', 'padding': 'zeros'}, or "
+        "dialect='tutorial-pytorch/ECAAttention'"
+    )
+    with pytest.raises(DialectError, match=re.escape(sentence)):
+        read(state)
+    (block,) = read(state, hints={"gate": "hard_sigmoid", "padding": "circular"})
+    assert (block.spec.gate.kind, block.spec.padding) == ("hard_sigmoid", "circular")
+    (plain,) = read(state, "tutorial-pytorch/ECAAttention")
+    assert (plain.spec.gate.kind, plain.spec.padding) == ("sigmoid", "zeros")
 
 
 def test_named_dialect_raises_no_doubt():
@@ -258,12 +293,11 @@ def test_hints_that_contradict_the_weights(hints, sentence):
         ("tutorial-pytorch-cbam", {"spatial_norm": {"epsilon": 1e-3}}, "spatial_norm: None, {'epsilon': 0.001"),
         ("tutorial-pytorch-ca", {"norm": {"epsilon": 1e-3}}, "norm: {'epsilon': 1e-05"),
         ("tutorial-tf1-cbam", {"spatial_source": "refined"}, "spatial_source: 'input', 'refined'"),
-        ("tutorial-pytorch-eca", {"padding": "circular"}, "padding: 'zeros', 'circular'"),
     ],
 )
 def test_hints_that_contradict_the_dialect(name, hints, sentence):
     with pytest.raises(DialectError, match="contradicts itself .found, told.: .*" + re.escape(sentence)):
-        read(golden_state(name), hints=hints)
+        read(golden_state(name), hints=PLAIN | hints)
 
 
 # What is refused
@@ -276,6 +310,13 @@ def test_nothing_known():
     assert all(name in str(caught.value) for name in dialects.DIALECTS)
 
 
+def test_own_state_dicts_do_not_carry_their_meaning():
+    state = {"fc1.weight": random(6, 24), "fc1.bias": random(6), "fc2.weight": random(24, 6), "fc2.bias": random(24)}
+    sentence = "a state dict of attention_torch does not carry its meaning: load it into its module and pass that to "
+    with pytest.raises(DialectError, match=sentence + r"parity\.blocks_of$"):
+        read(state)
+
+
 def test_empty_mapping():
     with pytest.raises(DialectError, match=r"^received no tensors, which fit no block of "):
         read({})
@@ -286,6 +327,17 @@ def test_unknown_dialect():
         DialectError, match="received dialect='timm/Nothing'; expected one of tutorial-pytorch/SEAttenti"
     ):
         read(torchvision(), "timm/Nothing")
+    with pytest.raises(DialectError, match=r"received dialect=\[\]; expected one of tutorial-pytorch/SEAttenti"):
+        read(torchvision(), [])
+
+
+@pytest.mark.parametrize("hints", [["gate"], [], "gate", {7: "gate"}])
+def test_hints_that_are_none(hints):
+    for source in (torchvision(), "absent"):
+        with pytest.raises(
+            DialectError, match=r"received hints=.*; expected a mapping of spec fields by name; as \{'g"
+        ):
+            read(source, hints=hints)
 
 
 @pytest.mark.parametrize("whole", [{}, torchvision("a.")])
@@ -327,7 +379,7 @@ def test_values_that_are_no_arrays(value):
 def test_integers_are_no_weights():
     state = {"fc.0.weight": np.ones((6, 24), int), "fc.2.weight": np.ones((24, 6))}
     with pytest.raises(TensorShapeError, match=r"block '' has fc1\.kernel of dtype int64 instead of float64"):
-        read(state)
+        read(state, hints=PLAIN)
 
 
 # Files
@@ -355,10 +407,41 @@ def test_recording_brings_dialect_and_hints():
     assert {(block.spec.gate.slope, block.spec.gate.offset) for block in blocks} == {(0.20000000298023224, 0.5)}
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"format": "attention-golden-onnx/1", "blocks": '[{"name":"a","gate":5}]'},
+        {"format": "attention-golden-onnx/1", "blocks": '[{"name":5,"gate":"Sigmoid"}]'},
+        {"format": "attention-golden-onnx/1", "blocks": "[5]"},
+        {"format": "attention-golden-onnx/1"},
+        {"format": "attention-golden/1", "dialect": "torchvision/SqueezeExcitation", "hints": "[" * 100_000},
+        {"format": "attention-golden/1", "dialect": "torchvision/SqueezeExcitation", "hints": "5"},
+        {"format": "attention-golden/1"},
+    ],
+)
+def test_recordings_with_damaged_metadata(tmp_path, metadata):
+    exchange.write_tensors(tmp_path / "a", {"state/w": np.ones(1)}, metadata)
+    with pytest.raises(FormatError, match="is a recording with unreadable metadata"):
+        read(tmp_path / "a")
+
+
+def test_file_that_cannot_be_opened_or_read(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"text")
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(FormatError, match=r"cannot be read: .*Permission denied; expected a whole, readable file"):
+        read(tmp_path / "a")
+
+
 @pytest.mark.parametrize("name", ["model", "model.index"])
 def test_saver_checkpoint(name):
     pytest.importorskip("tensorflow")
-    (block,) = read(golden.CHECKPOINT.parent / name)
+    with pytest.raises(DialectError, match="do not tell gate and activation"):
+        read(golden.CHECKPOINT.parent / name)
+    (block,) = read(golden.CHECKPOINT.parent / name, "tutorial-tf1/cbam_module")
     (expected,) = read(golden.path("tutorial-tf1-cbam"))
     assert (block.name, block.spec) == ("cbam_block1", expected.spec)
     assert all(np.array_equal(block.tensors[key], expected.tensors[key]) for key in expected.tensors)
@@ -374,7 +457,7 @@ def test_saver_checkpoint_with_optimizer_slots(tmp_path):
         tf.compat.v1.train.AdamOptimizer().minimize(loss, global_step=step)
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver().save(session, str(tmp_path / "model"))
-    (block,) = read(tmp_path / "model")
+    (block,) = read(tmp_path / "model", hints=PLAIN)
     assert np.array_equal(block.tensors["channel.fc1.bias"], state["cbam_block1/mlp_1/bias"])
 
 

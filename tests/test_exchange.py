@@ -189,7 +189,37 @@ def test_link_stays_a_link(tmp_path):
     assert same(exchange.read(tmp_path / "real")[0], BLOCK)
 
 
+def test_files_for_a_moment_are_not_synced(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: pytest.fail("synced"))
+    exchange.write_tensors(tmp_path / "a", {"w": np.ones(2)}, {}, durable=False)
+    assert exchange.read_tensors(tmp_path / "a")[0].keys() == {"w"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_replaced_file_keeps_its_permissions(tmp_path, monkeypatch, mode):
+    path, seen, payload = tmp_path / "a", [], exchange._payload
+
+    def looking(value):
+        seen.extend(os.stat(tmp_path / name).st_mode & 0o777 for name in os.listdir(tmp_path))
+        return payload(value)
+
+    exchange.write(path, BLOCK)
+    path.chmod(mode)
+    monkeypatch.setattr(exchange, "_payload", looking)
+    exchange.write(path, BLOCK)
+    assert path.stat().st_mode & 0o777 == mode
+    assert set(seen) == {mode}, "nor may others read it while it is written"
+
+
 # What is refused on writing
+
+
+@pytest.mark.parametrize("strange", [None, {"a": 1}, "abc", [BLOCK, 7]])
+def test_what_is_no_block(tmp_path, strange):
+    with pytest.raises(SpecError, match=r"^received .* to write; expected a parity\.Block, or several; parity\.read"):
+        exchange.write(tmp_path / "a", strange)
+    assert os.listdir(tmp_path) == []
 
 
 def test_nothing_to_write(tmp_path):
@@ -275,6 +305,19 @@ def test_no_safetensors_file(tmp_path):
             exchange.read(path)
 
 
+def test_dtype_that_nothing_here_knows(tmp_path):
+    entries = {"w": {"dtype": "F8_E4M3", "shape": [3], "data_offsets": [0, 3]}}
+    header = json.dumps(entries).encode()
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + b"abc")
+    with pytest.raises(FormatError, match=r"a holds w of dtype F8_E4M3; expected one of F64, F32, F16, BF16, "):
+        exchange.read_tensors(tmp_path / "a")
+
+
+def test_complex_numbers_beside_weights(tmp_path):
+    save_file({"w": np.ones(2, np.complex64)}, tmp_path / "a")
+    assert exchange.read_tensors(tmp_path / "a")[0]["w"].dtype == np.complex64
+
+
 def test_other_safetensors_file(tmp_path):
     exchange.write_tensors(tmp_path / "a", {"w": np.ones(2)}, {})
     with pytest.raises(
@@ -288,6 +331,8 @@ def test_newer_version(damaged):
     sentence = "has format version 2; expected at most 1, the newest that this release knows; upgrade attention-parity"
     with pytest.raises(VersionError, match=sentence):
         exchange.read(path)
+    with pytest.raises(VersionError, match=sentence):
+        exchange.read(damaged(text='{"version": 2}'))
 
 
 @pytest.mark.parametrize("version", ["1", 0, True, None, 1.0])

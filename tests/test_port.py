@@ -16,7 +16,9 @@ from parity import exchange, golden, port
 from parity.block import Block
 from parity.errors import (
     BackendMissingError,
+    DialectError,
     MissingTensorError,
+    ParityError,
     SpecMismatchError,
     TensorShapeError,
     UnexpectedTensorError,
@@ -122,6 +124,53 @@ def test_foreign_weights_load_directly():
 
 
 # What is refused, with nothing written
+
+
+def test_state_dicts_of_another_function_are_doubted():
+    model = ECA(24, bias=True)
+    before = state(model)
+    with pytest.raises(
+        DialectError, match=r"do not tell gate and padding; expected hints for them .*pass parity\.read h"
+    ):
+        load_into(model, ECA(24, bias=True, padding="circular", gate="hard_sigmoid").state_dict())
+    assert unchanged(model, before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "target"),
+    [
+        (np.float64, 1e39, torch.float32),
+        (np.float32, 1e5, torch.float16),
+        (ml_dtypes.bfloat16, 1e5, torch.float16),
+        (np.float64, 1e39, torch.bfloat16),
+    ],
+)
+def test_numbers_that_would_overflow_are_refused(dtype, value, target):
+    model, block = SqueezeExcitation.from_spec(SE, dtype=target), weights(SE, dtype=dtype)
+    block.tensors["fc2.kernel"][1, 2] = value
+    before = state(model)
+    with pytest.raises(
+        TensorShapeError, match=r"finite numbers that model '' would hold as infinite \(fc2\.kernel: ten"
+    ):
+        load_into(model, block)
+    assert unchanged(model, before)
+    block.tensors["fc2.kernel"][1, 2] = np.inf  # infinite as it came
+    load_into(model, block)
+    assert torch.isinf(model.fc2.weight).sum() == 1
+
+
+def test_model_without_blocks():
+    sentence = (
+        r"received a torch\.\S+Conv2d in which no block was found; expected at least one; for blocks made of stock "
+        r"Keras layers pass specs=\{'<name in the model>': <its spec>\}"
+    )
+    with pytest.raises(MissingTensorError, match=sentence):
+        blocks_of(torch.nn.Conv2d(1, 1, 1))
+
+
+def test_module_on_the_meta_device():
+    with pytest.raises(ParityError, match="meta"):
+        blocks_of(ECA.from_spec(ECAOptions().resolve(24), device="meta"))
 
 
 def test_every_block_without_partner_is_named():
@@ -299,6 +348,26 @@ def test_tf1_session():
     assert report == port.Report({"cbam_block1": "stage1/cbam"})
     assert (back.name, back.spec) == ("stage1/cbam", block.spec)
     assert all(np.array_equal(back.tensors[key], value) for key, value in block.tensors.items())
+
+
+def test_tf1_session_without_values():
+    tf = pytest.importorskip("tensorflow")
+    from attention_tf1compat import eca
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        eca(tf.compat.v1.placeholder(tf.float32, (None, 9, 11, 24)), scope="attn", data_format="channels_last")
+        sentence = r"block 'attn': conv\.kernel cannot be read .*; initialize the variables or load weights first"
+        with pytest.raises(MissingTensorError, match=sentence):
+            blocks_of(session)
+
+
+def test_variables_whose_value_cannot_be_read(model, monkeypatch):
+    def refuse(model, variable):
+        raise NotImplementedError("no data")
+
+    monkeypatch.setattr(port.owner(model), "read_variable", refuse)
+    with pytest.raises(MissingTensorError, match=r"block 'se': fc1\.kernel cannot be read \(NotImplementedError: no d"):
+        blocks_of(model, {"se": SE})
 
 
 def test_lone_spatial_half_with_open_channels():

@@ -18,7 +18,7 @@ def get(dialect: str | Dialect) -> Dialect:
     """The dialect of an id; raises `DialectError` for one that is unknown."""
     if isinstance(dialect, Dialect):
         return dialect
-    if dialect not in DIALECTS:
+    if not isinstance(dialect, str) or dialect not in DIALECTS:
         raise DialectError(f"received dialect={dialect!r}", f"one of {', '.join(DIALECTS)}")
     return DIALECTS[dialect]
 

@@ -102,7 +102,6 @@ class Dialect:
         tensors: the table.
         facts: spec fields that the code fixes; a hint that says otherwise is an error.
         defaults: spec fields that neither weights nor code tell, as the class has them by default; hints override them.
-        doubtful: the defaults that users of the class do vary: asked for when the dialect was detected, not named.
         numbered: for layers that Keras names by itself: their names in `tensors`, in the order of creation, and the
             names that Keras gives them (``dense``, ``dense_1``, ...), less the number.
     """
@@ -112,8 +111,12 @@ class Dialect:
     tensors: tuple[Tensor, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    doubtful: tuple[str, ...] = ()
     numbered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def doubtful(self) -> tuple[str, ...]:
+        """The defaults that are asked for when the dialect was detected, not named: those that change the function."""
+        return tuple(name for name in self.defaults if name != "spatial_dims")
 
     def spelling(self, keys: Sequence[str]) -> dict[str, str]:
         """The key in `keys` of each key of the table, as far as they are there, in either spelling."""

@@ -9,8 +9,7 @@ DIALECTS = (
         id="torchvision/SqueezeExcitation",
         block="se",
         tensors=layer("fc1", "fc1", "conv1x1", bias=True) + layer("fc2", "fc2", "conv1x1", bias=True),
-        defaults={"gate": "sigmoid", "activation": "relu", "spatial_dims": 2},
         # MobileNetV3 has a hard sigmoid, EfficientNet and MaxViT a SiLU; the weights are the same.
-        doubtful=("gate", "activation"),
+        defaults={"gate": "sigmoid", "activation": "relu", "spatial_dims": 2},
     ),
 )

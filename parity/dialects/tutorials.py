@@ -8,6 +8,7 @@ from parity.dialects._table import Dialect, batch_norm, keras_layer, layer
 
 COMMON: dict[str, Any] = {"gate": "sigmoid", "spatial_dims": 2}
 RELU: dict[str, Any] = {**COMMON, "activation": "relu"}
+ECA: dict[str, Any] = {**COMMON, "padding": "zeros"}
 
 CBAM: dict[str, Any] = {
     "channel_merge": "add",
@@ -40,8 +41,7 @@ PYTORCH = (
         id="tutorial-pytorch/ECAAttention",
         block="eca",
         tensors=layer("conv", "conv", "conv", bias=True),
-        facts={"padding": "zeros"},
-        defaults=COMMON,
+        defaults=ECA,
     ),
     Dialect(
         id="tutorial-pytorch/CAAttention",
@@ -99,8 +99,7 @@ KERAS = (
         id="tutorial-keras/eca_block",
         block="eca",
         tensors=keras_layer("eca_layer_", "conv", "conv_last", bias=False),
-        facts={"padding": "zeros"},
-        defaults=COMMON,
+        defaults=ECA,
         numbered={"eca_layer_": ("conv1d",)},
     ),
 )
