@@ -43,7 +43,7 @@ def _rows(dtype: str, device: str, **rows: tuple[float, float | None]) -> dict[t
 
 
 # (quantity, dtype, device). Measured with `parity run` on 2026-11-20: on the CPU over every backend (torch 2.13.0,
-# TensorFlow 2.21.0, Keras 3.15.1, JAX 0.10.2), on an NVIDIA H200 over those of torch and JAX (see docs/evidence). The worst
+# TensorFlow 2.21.0, Keras 3.15.1, JAX 0.10.2), on an NVIDIA H200 over those of torch and JAX (docs/evidence). The worst
 # outputs and input gradients are plain sums over a map of 3,136 positions: TensorFlow's on the CPU, JAX's on the GPU.
 TABLE: dict[tuple[str, str, str], Row] = {
     **_rows(
