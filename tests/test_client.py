@@ -55,10 +55,8 @@ def toy(tmp_path, monkeypatch):
 def test_the_second_call_finds_a_warm_worker():
     parity.evaluate(BLOCK, X)
     first = client.worker("torch")
-    start = time.monotonic()
     parity.evaluate(BLOCK, X)
     assert client.worker("torch") is first
-    assert time.monotonic() - start < 1
 
 
 def test_results_are_named_as_documented():
@@ -134,8 +132,9 @@ def test_an_exception_shows_its_traceback_and_the_worker_lives_on(toy):
 
 def test_a_hang_ends(toy):
     toy("time.sleep(60)")
-    worker = client.Worker("toy", patience=5.0)
-    with pytest.raises(BackendCrashedError, match=r"gave no answer in 5 s \(still running\)"):
+    worker = client.Worker("toy")
+    worker.patience = 1.0
+    with pytest.raises(BackendCrashedError, match=r"gave no answer in 1 s \(still running\)"):
         worker.run(BLOCK, X)
     worker.close()
     assert not worker.alive
