@@ -171,7 +171,8 @@ def worker(backend: str, device: str = "cpu") -> Worker:
         kept = _workers.get((backend, device))
         if kept is None or not kept.alive:
             if kept is not None:
-                kept.close()
+                with kept.lock:  # another thread may still be reading what it wrote before it died
+                    kept.close()
             _workers[backend, device] = Worker(backend, device)
         return _workers[backend, device]
 
