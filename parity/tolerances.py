@@ -58,7 +58,7 @@ TABLE: dict[tuple[str, str, str], Row] = {
     **_rows(
         "float32",
         "cpu",
-        output=(16, 9.4),
+        output=(16, 13.2),
         input_gradient=(32, 13.6),
         parameter_gradient=(32, 7.9),
         statistic=(8, 1.3),
