@@ -16,6 +16,21 @@ FLOAT_DTYPES = tuple(np.dtype(kind) for kind in (np.float64, np.float32, np.floa
 
 
 @dataclass(frozen=True, eq=False)
+class Probe:
+    """What a block's source made of one input: the proof that its weights still mean the same function.
+
+    Args:
+        x: the input, (N, C, *spatial).
+        output: what came out, of the same shape.
+        source: who computed it: "oracle", "onnxruntime 1.31.1", "timm.layers.SEModule in torch 2.13.0".
+    """
+
+    x: np.ndarray
+    output: np.ndarray
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
     """A named block: its spec, and a NumPy array for each of its canonical parameters.
 
@@ -24,6 +39,7 @@ class Block:
         spec: what the weights mean.
         tensors: float64, float32, float16 or bfloat16 arrays by canonical name, in any order and memory layout.
         extras: arrays without canonical meaning that must survive a round trip (PyTorch's ``num_batches_tracked``).
+        probe: what the source of the weights made of one input, or None.
 
     Raises:
         MissingTensorError, UnexpectedTensorError, TensorShapeError: where the tensors are not those of the spec. The
@@ -40,6 +56,7 @@ class Block:
     spec: Spec
     tensors: Mapping[str, np.ndarray]
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -50,6 +67,8 @@ class Block:
         extras = {name: native(value) for name, value in self.extras.items()}
         _check_tensors(f"block {self.name!r}", self.spec.parameters(), tensors)
         _check_extras(f"block {self.name!r}", extras)
+        if self.probe is not None:
+            _check_probe(f"block {self.name!r}", self.spec, self.probe)
         object.__setattr__(self, "tensors", {name: tensors[name] for name in self.spec.parameters()})
         object.__setattr__(self, "extras", extras)
 
@@ -98,3 +117,15 @@ def _check_extras(owner: str, extras: Mapping[str, np.ndarray]) -> None:
             raise UnexpectedTensorError(f"{owner} has an extra named {name!r}", "a string without '/'")
         if value.dtype.kind not in "biuf" and value.dtype not in FLOAT_DTYPES:
             raise TensorShapeError(f"{owner} has the extra {name} of dtype {value.dtype}", "numbers")
+
+
+def _check_probe(owner: str, spec: Spec, probe: Any) -> None:
+    if not isinstance(probe, Probe) or not isinstance(probe.source, str):
+        raise SpecError(f"{owner} has the probe {probe!r}", "a parity.block.Probe")
+    for name, value in {"input": probe.x, "output": probe.output}.items():
+        if not isinstance(value, np.ndarray) or value.dtype not in FLOAT_DTYPES or value.shape != probe.x.shape:
+            raise TensorShapeError(
+                f"{owner} has a probe whose {name} is a {type(value).__name__} of shape {np.shape(value)}",
+                f"floating-point arrays of one shape, the input's {np.shape(probe.x)}",
+            )
+    spec.check_input(probe.x.shape, "channels_first")

@@ -55,11 +55,14 @@ class Tensor:
     """One row of a dialect's table.
 
     Args:
-        key: the foreign name, without the block's prefix.
+        key: the foreign name, without the block's prefix; a ``*`` stands for the part of a layer's name that the
+            author of the network chooses, the same text in every row.
         canonical: the canonical parameter.
         layout: a key of `LAYOUTS`, or several, applied from left to right on the way to the canonical layout.
         optional: whether a block may lack it.
         extra: whether it has no canonical meaning and travels in `Block.extras`.
+        shape: for what `Spec.infer` does not see, the foreign shape as text: ``"C C 1 1"``. Numbers are sizes, equal
+            letters are equal sizes, within the row and between rows.
     """
 
     key: str
@@ -67,6 +70,7 @@ class Tensor:
     layout: str
     optional: bool = False
     extra: bool = False
+    shape: str = ""
 
     @property
     def steps(self) -> list[Layout]:
@@ -98,12 +102,19 @@ class Dialect:
 
     Args:
         id: ``project/class``.
-        block: the block that it is, a key of `parity.spec.SPECS`.
+        block: the block that it is, or is nearest to, a key of `parity.spec.SPECS`.
+        source: the project and the version whose code this table was read from.
         tensors: the table.
         facts: spec fields that the code fixes; a hint that says otherwise is an error.
-        defaults: spec fields that neither weights nor code tell, as the class has them by default; hints override them.
+        defaults: spec fields as the class has them by default; hints override them.
+        doubtful: the defaults that users of the class do set and weights do not show: they are asked for when the
+            dialect was detected, and taken when it was named.
         numbered: for layers that Keras names by itself: their names in `tensors`, in the order of creation, and the
             names that Keras gives them (``dense``, ``dense_1``, ...), less the number.
+        inline: whether its layers are members of the module around them, so that other tensors lie beside them.
+        refused: why its weights cannot become those of `block` without loss; empty where they can. Its table then only
+            serves to recognise it.
+        detected: whether keys and shapes say enough to look for it where no dialect is named.
     """
 
     id: str
@@ -111,12 +122,22 @@ class Dialect:
     tensors: tuple[Tensor, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    doubtful: tuple[str, ...] = ()
     numbered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inline: bool = False
+    refused: str = ""
+    detected: bool = True
+    source: str = ""
 
     @property
-    def doubtful(self) -> tuple[str, ...]:
-        """The defaults that are asked for when the dialect was detected, not named: those that change the function."""
-        return tuple(name for name in self.defaults if name != "spatial_dims")
+    def exactness(self) -> str:
+        """What a user may expect of it: ``lossless``, or ``refused: <reason>``."""
+        return f"refused: {self.refused}" if self.refused else "lossless"
+
+    @property
+    def separator(self) -> str:
+        """What stands between a block's name and its keys."""
+        return "/" if any("/" in tensor.key for tensor in self.tensors) else "."
 
     def spelling(self, keys: Sequence[str]) -> dict[str, str]:
         """The key in `keys` of each key of the table, as far as they are there, in either spelling."""
