@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -10,10 +10,25 @@ import keras
 from keras import ops
 
 from attention_keras._float64 import enable_float64
+from attention_keras._network import find_layers, record, walk
 from attention_keras._stock import LEAVES, NORM_LEAVES, live_stock
 from attention_keras.functional._block import normalise
 from attention_keras.layers._block import Block
 from parity.spec import InputError, LiveBlock, Spec, is_statistic
+
+__all__ = [
+    "KERNELS_LAST",
+    "build",
+    "describe",
+    "find_blocks",
+    "find_layers",
+    "owns",
+    "prepare",
+    "read_variable",
+    "record",
+    "stepper",
+    "write_variables",
+]
 
 KERNELS_LAST = True
 
@@ -66,7 +81,7 @@ def find_blocks(model: keras.layers.Layer, wanted: Mapping[str, Spec]) -> dict[s
     """
     blocks: dict[str, LiveBlock] = {}
     stock: dict[str, list[keras.layers.Layer]] = {}
-    for name, layer in _walk(model):
+    for name, layer in walk(model):
         if not isinstance(layer, Block):
             stock.setdefault(normalise(name), []).append(layer)
         elif name in blocks:
@@ -80,22 +95,9 @@ def find_blocks(model: keras.layers.Layer, wanted: Mapping[str, Spec]) -> dict[s
     return blocks
 
 
-def _walk(model: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Every layer once, with its path in `model`; what is inside a block is the block's own business."""
-    seen, rest = set(), [("", model)]
-    while rest:
-        path, layer = rest.pop()
-        if id(layer) in seen:
-            continue
-        seen.add(id(layer))
-        yield path, layer
-        if not isinstance(layer, Block):
-            children = layer.layers if isinstance(layer, keras.Model) else layer._flatten_layers(False, recursive=False)
-            rest += [(f"{path}/{child.name}" if path else child.name, child) for child in reversed(children)]
-
-
 def _live(layer: Block) -> LiveBlock:
-    return LiveBlock(layer.spec.to_json(), {name: _variable(layer, name) for name in layer.spec.parameters()})
+    variables = {name: _variable(layer, name) for name in layer.spec.parameters()}
+    return LiveBlock(layer.spec.to_json(), variables, channels=layer.data_format.removeprefix("channels_"))
 
 
 def _variable(layer: Block, name: str) -> keras.Variable:

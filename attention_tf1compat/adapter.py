@@ -11,7 +11,22 @@ import tensorflow as tf
 
 import attention_tf1compat
 from attention_tf1compat._block import find_specs
+from attention_tf1compat._network import find_layers, record
 from parity.spec import InputError, LiveBlock, Spec, is_statistic
+
+__all__ = [
+    "KERNELS_LAST",
+    "build",
+    "describe",
+    "find_blocks",
+    "find_layers",
+    "owns",
+    "prepare",
+    "read_variable",
+    "record",
+    "stepper",
+    "write_variables",
+]
 
 KERNELS_LAST = True
 

@@ -10,7 +10,22 @@ from torch import nn
 
 import attention_torch
 from attention_torch._block import Block
+from attention_torch._network import find_layers, record
 from parity.spec import InputError, LiveBlock, Spec, is_statistic
+
+__all__ = [
+    "KERNELS_LAST",
+    "build",
+    "describe",
+    "find_blocks",
+    "find_layers",
+    "owns",
+    "prepare",
+    "read_variable",
+    "record",
+    "stepper",
+    "write_variables",
+]
 
 KERNELS_LAST = False
 
@@ -53,7 +68,7 @@ def find_blocks(model: nn.Module, wanted: Mapping[str, Spec]) -> dict[str, LiveB
 def _live(module: Block) -> LiveBlock:
     variables = {name: _variable(module, name) for name in module.spec.parameters()}
     extras = {name: value for name, value in module.named_buffers() if name.endswith("num_batches_tracked")}
-    return LiveBlock(module.spec.to_json(), variables, extras)
+    return LiveBlock(module.spec.to_json(), variables, extras, "first")
 
 
 def _variable(module: nn.Module, name: str) -> torch.Tensor:

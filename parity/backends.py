@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from parity.errors import BackendMissingError
-from parity.spec import LiveBlock, Spec
+from parity.spec import LiveBlock, LiveNetwork, Spec
 
 DEVICES = ("cpu", "gpu")
 ANY = "any"  # of a worker that only describes what it sees
@@ -40,6 +40,14 @@ class Adapter(Protocol):
 
     def find_blocks(self, model: Any, wanted: Mapping[str, Spec]) -> dict[str, LiveBlock]:
         """The blocks of a live model by name; `wanted` helps where the model does not carry specs."""
+
+    def find_layers(self, model: Any) -> LiveNetwork:
+        """All that holds variables in a live model."""
+
+    def record(
+        self, model: Any, inputs: Sequence[Any], names: Collection[str]
+    ) -> tuple[list[Any], list[tuple[str, Any, Any]]]:
+        """Run a live model in inference mode: its outputs, and (name, input, output) of each call of `names`."""
 
     def read_variable(self, model: Any, variable: Any) -> Any:
         """The value of a variable; a bfloat16 one as its bits, uint16."""

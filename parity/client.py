@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from parity import errors, exchange
 from parity.backends import ANY, DEVICE_ENVIRONMENT, DEVICES, ENVIRONMENT, find
 from parity.block import Block
 from parity.errors import BackendCrashedError, DeviceMissingError, InputError
+from parity.spec import AXIS_NAMES
 from parity.tolerances import DTYPES
 
 # Longer than any framework takes to import, or any case to run, on a slow machine.
@@ -209,7 +211,7 @@ def evaluate(
     """What a backend makes of a block, computed in a worker process that stays warm.
 
     Args:
-        block: the weights and what they mean.
+        block: the weights and what they mean. Weights that no rank shows in (SE, ECA) are taken at the rank of x.
         x: the input, in `data_format`; it and the weights are taken in `dtype`.
         backend: an id as `parity doctor` lists them.
         cotangent: of the output's shape: adds the gradients of <cotangent, output>.
@@ -243,6 +245,7 @@ def evaluate(
     if dtype not in DTYPES:
         raise InputError(f"received dtype {dtype!r}", f"one of {', '.join(DTYPES)}")
     x = np.asarray(x, dtype)
+    block = _at_rank(block, x.ndim - 2)
     block.spec.check_input(x.shape, data_format)
     if cotangent is not None:
         cotangent = np.asarray(cotangent, dtype)
@@ -263,3 +266,11 @@ def evaluate(
         steps=steps,
         learning_rate=learning_rate,
     )
+
+
+def _at_rank(block: Block, spatial_dims: int) -> Block:
+    """`block` for maps of `spatial_dims` axes, if its weights are the same for them."""
+    if spatial_dims not in AXIS_NAMES or block.spec.spatial_dims == spatial_dims:
+        return block
+    spec = replace(block.spec, spatial_dims=spatial_dims)  # type: ignore[type-var]
+    return replace(block, spec=spec, probe=None) if spec.parameters() == block.spec.parameters() else block

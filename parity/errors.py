@@ -45,6 +45,10 @@ class TensorShapeError(ParityError, ValueError):
     """A tensor of another shape or kind of number than the specification says."""
 
 
+class OutputMismatchError(ParityError, ValueError):
+    """Two models of equal weights whose outputs differ."""
+
+
 class FormatError(ParityError, ValueError):
     """A file, or a text in it, that is not what its place says."""
 

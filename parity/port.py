@@ -49,7 +49,7 @@ def owner(model: Any) -> Adapter:
     return adapter
 
 
-def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None) -> Report:
+def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None, verify: bool = False) -> Report:
     """Load every block of `source` into `model`, and fill every block of the model.
 
     Blocks pair by name ("." and "/" count as "_"), or as `mapping` says; a model that is one block itself takes a
@@ -60,10 +60,14 @@ def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None)
         model: a torch module, a Keras model or layer, or a TF1 session.
         source: a `Block`, a list of them, or anything that `parity.read` reads.
         mapping: the name in the model of a block of the source, where they differ.
+        verify: whether every block must first prove itself: its probe is replayed in a worker process of the backend
+            that the model belongs to, and where one is missing or does not agree, nothing is written.
 
     Raises:
-        MissingTensorError, UnexpectedTensorError: for blocks without a partner, naming them all.
-        SpecMismatchError: where a block of the model computes another function, naming field and both values.
+        MissingTensorError, UnexpectedTensorError: for blocks without a partner, naming them all; and where `verify`
+            finds no probe.
+        SpecMismatchError: where a block of the model computes another function, naming field and both values; and
+            where a probe does not agree, with the figures.
         TensorShapeError: where a variable has another shape than its tensor, or a dtype that cannot hold its numbers.
 
     Example:
@@ -71,7 +75,10 @@ def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None)
         >>> load_into(ECA(24), Block("eca", ECA(24).spec, {"conv.kernel": np.ones((1, 1, 3))})).loaded
         {'eca': ''}
     """
-    return load_blocks(owner(model), model, _blocks(source), mapping or {})
+    adapter, blocks = owner(model), _blocks(source)
+    if verify:
+        _prove(adapter, blocks)
+    return load_blocks(adapter, model, blocks, mapping or {})
 
 
 def load_blocks(adapter: Adapter, model: Any, blocks: list[Block], mapping: Mapping[str, str]) -> Report:
@@ -116,6 +123,22 @@ def _blocks(source: Any) -> list[Block]:
     is_list = isinstance(source, Iterable) and not isinstance(source, str | os.PathLike | Mapping)
     blocks = list(source) if is_list else []
     return blocks if blocks and all(isinstance(block, Block) for block in blocks) else read(source)
+
+
+def _prove(adapter: Adapter, blocks: list[Block]) -> None:
+    """Replay the probes of `blocks` in a worker of the adapter's backend; an error unless all of them agree."""
+    from parity.probe import backend_of  # both read live models through this module
+    from parity.verification import verify
+
+    backend = backend_of(adapter)
+    result = verify(blocks, [backend])
+    if not result.agreed:
+        kind: type[ParityError] = SpecMismatchError if result.failures else MissingTensorError
+        why = "\n".join(result.explain())
+        raise kind(
+            f"received weights that are not proved in {backend!r}, so nothing was loaded:\n{why}\n",
+            remedy="record probes with parity.probe.with_probes, or mend the hints with which the weights were read",
+        )
 
 
 def _renamed(blocks: list[Block], mapping: Mapping[str, str]) -> dict[str, str]:

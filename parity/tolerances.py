@@ -17,7 +17,7 @@ DTYPES = tuple(EPSILON)
 # way.
 MARGIN = 256
 
-QUANTITIES = ("output", "input gradient", "parameter gradient", "statistic", "step")
+QUANTITIES = ("output", "input gradient", "parameter gradient", "statistic", "step", "network")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ TABLE: dict[tuple[str, str, str], Row] = {
         parameter_gradient=(4096, 13.9),
         statistic=(4096, 1.5),
         step=(4096, 1.9),
+        network=(4096, None),
     ),
     **_rows(
         "float32",
@@ -63,6 +64,7 @@ TABLE: dict[tuple[str, str, str], Row] = {
         parameter_gradient=(32, 7.9),
         statistic=(8, 1.3),
         step=(8, 1.5),
+        network=(80, None),
     ),
     **_rows(
         "float64",
@@ -72,6 +74,7 @@ TABLE: dict[tuple[str, str, str], Row] = {
         parameter_gradient=(4096, 13.4),
         statistic=(4096, 0.9),
         step=(4096, 1.9),
+        network=(4096, None),
     ),
     **_rows(
         "float32",
@@ -81,6 +84,7 @@ TABLE: dict[tuple[str, str, str], Row] = {
         parameter_gradient=(16, 2.0),
         statistic=(8, 0.8),
         step=(8, 1.3),
+        network=(80, None),
     ),
 }
 
@@ -89,7 +93,7 @@ def quantity(name: str) -> str:
     """The kind of a result by its name: "grad.fc1.kernel" is a parameter gradient."""
     if name == "grad.input":
         return "input gradient"
-    kinds = {"output": "output", "grad": "parameter gradient", "after": "statistic"}
+    kinds = {"output": "output", "grad": "parameter gradient", "after": "statistic", "network": "network"}
     return kinds.get(name.partition(".")[0], "step")
 
 

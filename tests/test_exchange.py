@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from parity import exchange
-from parity.block import Block
+from parity.block import Block, Probe
 from parity.errors import (
     FormatError,
+    InputError,
     MissingTensorError,
     SpecError,
     TensorShapeError,
@@ -156,7 +158,7 @@ def test_bytes_are_deterministic_and_aligned(tmp_path):
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failure):
     path = tmp_path / "a.safetensors"
     exchange.write(path, BLOCK)
-    old, calls, payload = path.read_bytes(), [], exchange._payload
+    old, calls, payload = path.read_bytes(), [], exchange.payload
 
     def failing(value):
         calls.append(sorted(os.listdir(tmp_path)))
@@ -164,7 +166,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
             raise failure
         return payload(value)
 
-    monkeypatch.setattr(exchange, "_payload", failing)
+    monkeypatch.setattr(exchange, "payload", failing)
     with pytest.raises(FormatError if isinstance(failure, OSError) else KeyboardInterrupt):
         exchange.write(path, block_of(SPECS[1]))
     assert len(calls[1]) == 2, "the temporary file lies beside the target"
@@ -198,7 +200,7 @@ def test_files_for_a_moment_are_not_synced(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
 @pytest.mark.parametrize("mode", [0o600, 0o666])
 def test_replaced_file_keeps_its_permissions(tmp_path, monkeypatch, mode):
-    path, seen, payload = tmp_path / "a", [], exchange._payload
+    path, seen, payload = tmp_path / "a", [], exchange.payload
 
     def looking(value):
         seen.extend(os.stat(tmp_path / name).st_mode & 0o777 for name in os.listdir(tmp_path))
@@ -206,7 +208,7 @@ def test_replaced_file_keeps_its_permissions(tmp_path, monkeypatch, mode):
 
     exchange.write(path, BLOCK)
     path.chmod(mode)
-    monkeypatch.setattr(exchange, "_payload", looking)
+    monkeypatch.setattr(exchange, "payload", looking)
     exchange.write(path, BLOCK)
     assert path.stat().st_mode & 0o777 == mode
     assert set(seen) == {mode}, "nor may others read it while it is written"
@@ -392,6 +394,153 @@ def test_tensor_of_no_block(damaged, name):
 def test_mis_shaped_tensor(damaged):
     with pytest.raises(TensorShapeError, match=r"block 'eca' has conv\.bias of shape \(2,\) instead of \(1,\)"):
         exchange.read(damaged(lambda _, tensors: tensors.update({"eca/conv.bias": np.ones(2)})))
+
+
+# Mapped files
+
+
+def test_mapped_arrays_are_views_of_the_file(tmp_path):
+    exchange.write(tmp_path / "a", [block_of(SPECS[1], np.float32), BLOCK])
+    copies, _ = exchange.read_tensors(tmp_path / "a")
+    views, _ = exchange.read_tensors(tmp_path / "a", mapped=True)
+    assert list(views) == list(copies)
+    for name, view in views.items():
+        assert bits(view) == bits(copies[name])
+        assert not view.flags.writeable
+        assert not view.flags.owndata
+        assert copies[name].flags.writeable, "what evaluate gives back is the caller's own"
+
+
+def test_blocks_of_a_file_own_no_memory(tmp_path):
+    exchange.write(tmp_path / "a", BLOCK)
+    (back,) = exchange.read(tmp_path / "a")
+    assert not any(value.flags.owndata or value.flags.writeable for value in back.tensors.values())
+
+
+def test_mapped_arrays_outlive_their_file(tmp_path):
+    exchange.write(tmp_path / "a", BLOCK)
+    (old,) = exchange.read(tmp_path / "a")
+    exchange.write(tmp_path / "a", block_of(SPECS[1]))  # takes its place
+    assert same(old, BLOCK)
+    (tmp_path / "a").unlink()
+    assert same(old, BLOCK)
+
+
+def test_blocks_may_be_written_over_the_file_that_they_are_views_of(tmp_path):
+    exchange.write(tmp_path / "a", [BLOCK, block_of(SPECS[0])])
+    blocks = exchange.read(tmp_path / "a")
+    exchange.write(tmp_path / "a", blocks[::-1])
+    assert all(same(a, b) for a, b in zip(exchange.read(tmp_path / "a"), [block_of(SPECS[0]), BLOCK], strict=True))
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_tensors_anywhere_in_a_file(tmp_path, mapped):
+    """The format lets a tensor start at any byte, be empty, and have no axes."""
+    tensors = {"byte": np.array([7], np.uint8), "w": np.arange(6.0).reshape(2, 3), "half": np.array(-2.5, np.float16)}
+    tensors |= {"none": np.empty((0, 3), np.float64), "b": np.array([1.5, -0.0], ml_dtypes.bfloat16)}
+    entries, body = {}, b""
+    for name, value in tensors.items():
+        kind = exchange.DTYPES[value.dtype]
+        offsets = [len(body), len(body) + value.nbytes]
+        entries[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": offsets}
+        body += value.tobytes()
+    header = json.dumps(entries).encode()
+    header += b" " * ((1 - len(header)) % 8)  # so that the float64 numbers start at no multiple of 8
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + body)
+    back, _ = exchange.read_tensors(tmp_path / "a", mapped=mapped)
+    assert {name: bits(value) for name, value in back.items()} == {name: bits(v) for name, v in tensors.items()}
+    assert np.array_equal(back["w"] * 2, tensors["w"] * 2)
+    exchange.write_tensors(tmp_path / "b", back, {})
+    assert {name: bits(value) for name, value in load_file(tmp_path / "b").items() if name != "b"} == {
+        name: bits(value) for name, value in tensors.items() if name != "b"
+    }
+
+
+def test_file_replaced_between_two_looks(tmp_path, monkeypatch):
+    """The header that was proved and the bytes that are mapped may be of two files: never wrong numbers."""
+    exchange.write_tensors(tmp_path / "a", {"w": np.ones(2)}, {})
+    exchange.write_tensors(tmp_path / "b", {"w": np.ones(3, np.float32)}, {})
+    opened = exchange.safe_open
+    monkeypatch.setattr(exchange, "safe_open", lambda path, **options: opened(tmp_path / "b", **options))
+    with pytest.raises(FormatError, match="cannot be read as a safetensors file"):
+        exchange.read_tensors(tmp_path / "a", mapped=True)
+
+
+def test_progress_adds_up(tmp_path):
+    told = []
+    exchange.write(tmp_path / "a", block_of(SPECS[1]), progress=told.append)
+    assert len(told) == len(SPECS[1].parameters())
+    assert sum(told) == sum(value.nbytes for value in block_of(SPECS[1]).tensors.values())
+
+
+# Probes
+
+
+def probed(spec=SPECS[0], name="stage1/attn", dtype=np.float32, channels=12):
+    shape = (2, channels, *range(5, 5 + spec.spatial_dims))
+    x, output = random_bits(shape, dtype, 1), random_bits(shape, dtype, 2)
+    return replace(block_of(spec, name=name), probe=Probe(x[:, :, ::-1], output, "timm 1.0.31"))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_probe_round_trip_is_bitwise(tmp_path, dtype):
+    blocks = [probed(name="", dtype=dtype), BLOCK]
+    exchange.write(tmp_path / "a", blocks)
+    back, bare = exchange.read(tmp_path / "a")
+    assert same(back, blocks[0])
+    assert (bits(back.probe.x), bits(back.probe.output)) == (bits(blocks[0].probe.x), bits(blocks[0].probe.output))
+    assert back.probe.source == "timm 1.0.31"
+    assert bare.probe is None
+    exchange.write(tmp_path / "b", [back, bare])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_file_without_probes_says_nothing_of_them(tmp_path):
+    exchange.write(tmp_path / "a", replace(probed(), probe=None))
+    assert b"probe" not in (tmp_path / "a").read_bytes()
+    exchange.write(tmp_path / "a", probed())
+    tensors, metadata = exchange.read_tensors(tmp_path / "a")
+    assert {"stage1/attn/probe:input", "stage1/attn/probe:output"} <= tensors.keys()
+    assert json.loads(metadata["attention-parity"])["probes"] == {"stage1/attn": {"source": "timm 1.0.31"}}
+
+
+PROBE = {"eca/probe:input": np.ones((1, 4, 2, 2)), "eca/probe:output": np.ones((1, 4, 2, 2))}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "probes", "kind", "sentence"),
+    [
+        (PROBE, {}, MissingTensorError, "the probe of block 'eca' lacks its source; expected exactly input, output"),
+        ({}, {"eca": {"source": "x"}}, MissingTensorError, "the probe of block 'eca' lacks its input, output; "),
+        ({**PROBE, "eca/probe:input": None}, {"eca": {"source": "x"}}, MissingTensorError, "lacks its input; "),
+        ({**PROBE, "eca/probe:x": np.ones(1)}, {"eca": {"source": "x"}}, UnexpectedTensorError, "unexpected probe:x; "),
+        (PROBE, {"ca": {"source": "x"}}, UnexpectedTensorError, "has probes of 'ca'; expected of the blocks 'eca'"),
+        ({"ca/probe:input": np.ones(1)}, {}, UnexpectedTensorError, "the tensor 'ca/probe:input' of no block"),
+        (PROBE, {"eca": {"source": 1}}, FormatError, "has the 'probes' {'eca': {'source': 1}}; expected an object of"),
+        (PROBE, ["eca"], FormatError, r"has the 'probes' \['eca'\]; expected an object"),
+        (
+            {**PROBE, "eca/probe:output": np.ones((1, 4, 2, 3))},
+            {"eca": {"source": "x"}},
+            TensorShapeError,
+            "whose output",
+        ),
+        ({**PROBE, "eca/probe:input": np.ones((1, 4), int)}, {"eca": {"source": "x"}}, TensorShapeError, "whose input"),
+    ],
+)
+def test_damaged_probe(damaged, tensors, probes, kind, sentence):
+    def change(semantics, all_tensors):
+        semantics["probes"] = probes
+        all_tensors |= {name: value for name, value in tensors.items() if value is not None}
+
+    with pytest.raises(kind, match=sentence):
+        exchange.read(damaged(change))
+
+
+def test_probe_of_another_rank(damaged):
+    maps = {name: np.ones((1, 4, 2)) for name in PROBE}
+    semantics = {"probes": {"eca": {"source": "x"}}}
+    with pytest.raises(InputError, match=r"received an input of shape \(1, 4, 2\); expected 4 axes"):
+        exchange.read(damaged(lambda old, tensors: (old.update(semantics), tensors.update(maps))))
 
 
 # Blocks

@@ -24,6 +24,7 @@ from parity.errors import (
     UnexpectedTensorError,
 )
 from parity.port import blocks_of, load_into
+from parity.probe import with_probes
 from parity.reading import read
 from parity.spec import CBAMOptions, CoordinateAttentionOptions, ECAOptions, LiveBlock, SqueezeExcitationOptions
 
@@ -130,7 +131,7 @@ def test_state_dicts_of_another_function_are_doubted():
     model = ECA(24, bias=True)
     before = state(model)
     with pytest.raises(
-        DialectError, match=r"do not tell gate and padding; expected hints for them .*pass parity\.read h"
+        DialectError, match=r"do not tell padding; expected hints for them .*padding: 'zeros', 'circular'"
     ):
         load_into(model, ECA(24, bias=True, padding="circular", gate="hard_sigmoid").state_dict())
     assert unchanged(model, before)
@@ -374,3 +375,22 @@ def test_lone_spatial_half_with_open_channels():
     spec = replace(CBAMOptions(parts="spatial", spatial_norm=None).resolve(1), channels=None)
     model = CBAM.from_spec(replace(spec, channels=24))
     assert load_into(model, weights(spec)).loaded == {"": ""}
+
+
+def test_load_verified():
+    model, (block,) = SqueezeExcitation.from_spec(SE), with_probes([weights(SE, "se")])
+    assert load_into(model, block, verify=True).loaded == {"se": ""}
+    assert np.array_equal(model.fc1.weight.detach(), block.tensors["fc1.kernel"].astype(np.float32))
+
+
+def test_weights_that_do_not_prove_themselves_are_not_loaded():
+    block = weights(SE, "se")
+    # Theirs was a hard gate; the reader, and the model, say sigmoid.
+    (truth,) = with_probes([Block("se", replace(SE, gate="hard_sigmoid"), block.tensors)])
+    model = SqueezeExcitation.from_spec(SE)
+    before = state(model)
+    with pytest.raises(SpecMismatchError, match=r"not proved in 'torch'(.|\n)*off by (.|\n)*gate \"hard_sigmoid\""):
+        load_into(model, replace(block, probe=truth.probe), verify=True)
+    with pytest.raises(MissingTensorError, match="block 'se': no probe"):
+        load_into(model, block, verify=True)
+    assert unchanged(model, before)

@@ -11,9 +11,11 @@ from attention_keras.adapter import (
     KERNELS_LAST,
     describe,
     find_blocks,
+    find_layers,
     owns,
     prepare,
     read_variable,
+    record,
     stepper,
     write_variables,
 )
@@ -24,9 +26,11 @@ __all__ = [
     "build",
     "describe",
     "find_blocks",
+    "find_layers",
     "owns",
     "prepare",
     "read_variable",
+    "record",
     "stepper",
     "write_variables",
 ]

@@ -5,13 +5,66 @@ A new implementation is one `Dialect` in its family's file; a new family one fil
 
 from __future__ import annotations
 
-from parity.dialects import torchvision, tutorials
+from parity.dialects import (
+    attention_module,
+    attention_parity,
+    bubbliiiing,
+    cbam_pytorch,
+    changzy00,
+    coordattention,
+    ecanet,
+    efficientnet_pytorch,
+    fightingcv,
+    imgclsmob,
+    keras_applications,
+    keras_cv,
+    keras_cv_attention_models,
+    kobiso,
+    mobilenetv3_pytorch,
+    monai,
+    nikhilroxtomar,
+    openmmlab,
+    others,
+    paddleclas,
+    senet,
+    timm,
+    titu1994,
+    torchvision,
+    tutorials,
+)
 from parity.dialects._table import Dialect, from_canonical, to_canonical
 from parity.errors import DialectError
 
-DIALECTS: dict[str, Dialect] = {
-    dialect.id: dialect for family in (tutorials, torchvision) for dialect in family.DIALECTS
-}
+# Where several fit and mean the same, the first gives its name.
+FAMILIES = (
+    tutorials,
+    torchvision,
+    timm,
+    senet,
+    attention_module,
+    cbam_pytorch,
+    coordattention,
+    ecanet,
+    fightingcv,
+    bubbliiiing,
+    changzy00,
+    mobilenetv3_pytorch,
+    nikhilroxtomar,
+    monai,
+    openmmlab,
+    imgclsmob,
+    paddleclas,
+    efficientnet_pytorch,
+    keras_applications,
+    keras_cv_attention_models,
+    keras_cv,
+    kobiso,
+    titu1994,
+    attention_parity,
+    others,
+)
+
+DIALECTS: dict[str, Dialect] = {dialect.id: dialect for family in FAMILIES for dialect in family.DIALECTS}
 
 
 def get(dialect: str | Dialect) -> Dialect:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,10 @@ class Layout:
 class Pointwise(Layout):
     """A convolution over single positions: its spatial sizes are all one."""
 
+    last: bool = False  # whether the channels are the last axes
+
     def accepts(self, shape: Sequence[int]) -> bool:
-        return super().accepts(shape) and set(shape[2:]) == {1}
+        return super().accepts(shape) and set(shape[:-2] if self.last else shape[2:]) == {1}
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -42,6 +45,7 @@ LAYOUTS: dict[str, Layout] = {
     "linear": Layout((2,)),  # (out, in)
     "dense": Layout((2,), np.transpose, np.transpose),  # (in, out)
     "conv1x1": Pointwise((4,), lambda w: w[:, :, 0, 0], lambda w: w[:, :, None, None]),  # (out, in, 1, 1)
+    "conv1x1_last": Pointwise((4,), lambda w: w[0, 0].T, lambda w: w.T[None, None], last=True),  # (1, 1, in, out)
     "conv": Layout((3, 4, 5)),  # (out, in, *spatial)
     "conv_last": Layout(  # (*spatial, in, out)
         (3, 4, 5), lambda w: kernels_first("kernel", w), lambda w: kernels_last("kernel", w)
@@ -79,21 +83,41 @@ class Tensor:
 
     def accepts(self, shape: Sequence[int]) -> bool:
         """Whether a foreign tensor of `shape` can be this one."""
-        return self.steps[0].accepts(shape)
+        return self.steps[0].accepts(shape) and self._spells(shape)
+
+    def _spells(self, shape: Sequence[int]) -> bool:
+        """Whether `shape` is what the row spells: its numbers, and one size a letter."""
+        signs = self.shape.split()
+        if not signs:
+            return True
+        letters = dict(zip(signs, shape, strict=False))
+        sizes = [int(sign) if sign.isdecimal() else letters.get(sign) for sign in signs]
+        return sizes == list(shape)
 
     def to_canonical(self, value: np.ndarray) -> np.ndarray:
         """The foreign array in canonical layout."""
-        if not self.accepts(value.shape):
-            raise DialectError(f"received {self.key} of shape {value.shape}", f"the layout {self.layout!r}")
+        self._check(value.shape)
         for step in self.steps:
             value = step.to_canonical(value)
         return value
 
     def from_canonical(self, value: np.ndarray) -> np.ndarray:
         """The inverse of `to_canonical`."""
-        for step in reversed(self.steps):
-            value = step.from_canonical(value)
+        try:
+            for step in reversed(self.steps):
+                value = step.from_canonical(value)
+        except ValueError as error:  # axes that are not there
+            raise DialectError(f"received {self.canonical} as {self.key}: {error}", self._expected) from error
+        self._check(value.shape)
         return value
+
+    def _check(self, shape: Sequence[int]) -> None:
+        if not self.accepts(shape):
+            raise DialectError(f"received {self.key} of shape {tuple(shape)}", self._expected)
+
+    @property
+    def _expected(self) -> str:
+        return f"the layout {self.layout!r}" + (f" of shape ({', '.join(self.shape.split())})" if self.shape else "")
 
 
 @dataclass(frozen=True)
@@ -139,10 +163,37 @@ class Dialect:
         """What stands between a block's name and its keys."""
         return "/" if any("/" in tensor.key for tensor in self.tensors) else "."
 
-    def spelling(self, keys: Sequence[str]) -> dict[str, str]:
-        """The key in `keys` of each key of the table, as far as they are there, in either spelling."""
+    @cached_property
+    def _plain_keys(self) -> tuple[str, ...]:
+        return tuple(tensor.key for tensor in self.tensors if "*" not in tensor.key)
+
+    @cached_property
+    def _starred_keys(self) -> tuple[str, ...]:
+        return tuple(tensor.key for tensor in self.tensors if "*" in tensor.key)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """One alternative with one group for each key with a star, which stands for a part of one layer's name."""
+        return re.compile("|".join(re.escape(key).replace(r"\*", "([^/.]*)") for key in self._starred_keys))
+
+    def match_keys(self, keys: Collection[str]) -> dict[str, dict[str, str]]:
+        """The blocks among `keys`, whole or in part: for each text of the star, the key of each row that is there.
+
+        The text is "" for a table without stars. Fastest where membership is: in a set or a mapping.
+        """
+        plain = {key: key for key in self._plain_keys if key in keys}
+        found = {"": plain} if plain else {}
+        if self._starred_keys:
+            matches = ((self._pattern.fullmatch(key), key) for key in keys)
+            for match, key in ((match, key) for match, key in matches if match):
+                row = match.lastindex or 0  # the one group of the alternative that matched
+                found.setdefault(match[row], {})[self._starred_keys[row - 1]] = key
+        return found
+
+    def spelling(self, keys: Collection[str]) -> dict[str, str]:
+        """The key in `keys` of each key of the table, as far as they are there, in either spelling; of one block."""
         own = {tensor.key for tensor in self.tensors}
-        named = {key: key for key in keys if key in own}
+        named = max(self.match_keys(dict.fromkeys(keys)).values(), key=len, default={})
         if named or not self.numbered:
             return named
         layers = _numbered_layers(self.numbered, keys)
@@ -151,7 +202,7 @@ class Dialect:
         return {name: key for name, key in renamed.items() if name in own}
 
 
-def _numbered_layers(numbered: Mapping[str, tuple[str, ...]], keys: Sequence[str]) -> dict[str, str]:
+def _numbered_layers(numbered: Mapping[str, tuple[str, ...]], keys: Collection[str]) -> dict[str, str]:
     """Which of the table's layers each numbered layer is; none where their count differs."""
     names: dict[str, list[str]] = {}
     for layer, kinds in numbered.items():
@@ -173,10 +224,12 @@ def to_canonical(dialect: Dialect, state: Arrays) -> tuple[dict[str, np.ndarray]
     """The tensors and the extras of one block, by canonical name and in canonical layout.
 
     Weights or gradients of them: layouts are permutations. Keys may be absent; one that the table does not know raises
-    `UnexpectedTensorError`.
+    `UnexpectedTensorError`. Keys with a star have one text in its place, the star itself or any other.
     """
-    spelling = dialect.spelling(list(state))
-    unknown = [key for key in state if key not in spelling.values()]
+    _check_lossless(dialect)
+    spelling = dialect.spelling(state)
+    own = set(spelling.values())
+    unknown = [key for key in state if key not in own]
     if unknown:
         raise UnexpectedTensorError(f"received {', '.join(unknown)}", f"keys of the dialect {dialect.id}")
     parts: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
@@ -186,35 +239,109 @@ def to_canonical(dialect: Dialect, state: Arrays) -> tuple[dict[str, np.ndarray]
     return parts
 
 
-def from_canonical(dialect: Dialect, tensors: Arrays, extras: Arrays | None = None) -> dict[str, np.ndarray]:
-    """The inverse of `to_canonical`, in the spelling of the table; raises `DialectError` for what it has no key for."""
+def from_canonical(
+    dialect: Dialect, tensors: Arrays, extras: Arrays | None = None, *, star: str = ""
+) -> dict[str, np.ndarray]:
+    """The inverse of `to_canonical`, in the spelling of the table.
+
+    Args:
+        dialect: whose names and layouts.
+        tensors: arrays by canonical name.
+        extras: what has no canonical meaning, by name.
+        star: the text in the place of the table's stars.
+
+    Raises:
+        DialectError: for what the dialect has no key or no such shape for, and for a star that it has no place for.
+    """
+    _check_lossless(dialect)
+    _check_star(dialect, star)
     rows = {(tensor.canonical, tensor.extra): tensor for tensor in dialect.tensors}
     given = {(name, False): value for name, value in tensors.items()}
     given |= {(name, True): value for name, value in (extras or {}).items()}
     homeless = [name for name, extra in given if (name, extra) not in rows]
     if homeless:
         raise DialectError(f"received {', '.join(homeless)}", f"what the dialect {dialect.id} has keys for")
-    return {rows[name].key: rows[name].from_canonical(value) for name, value in given.items()}
+    return {rows[name].key.replace("*", star): rows[name].from_canonical(value) for name, value in given.items()}
 
 
-def layer(key: str, canonical: str, layout: str, *, bias: bool) -> tuple[Tensor, ...]:
+def _check_lossless(dialect: Dialect) -> None:
+    if dialect.refused:
+        raise DialectError(f"received the dialect {dialect.id}: {dialect.refused}", "one that is lossless")
+
+
+def _check_star(dialect: Dialect, star: str) -> None:
+    if re.search("[/.]", star) or (star and not dialect._starred_keys):
+        keys = ", ".join(tensor.key for tensor in dialect.tensors)
+        raise DialectError(f"received star={star!r}", f"a text without '/' and '.' for the place in {keys}")
+
+
+# Rows
+
+# Whether a layer has a bias: it must, it must not, or it may.
+OPTIONAL = None
+
+
+def layer(key: str, canonical: str, layout: str, *, bias: bool | None, shape: str = "") -> tuple[Tensor, ...]:
     """The rows of one PyTorch layer: ``<key>.weight`` and, with `bias`, ``<key>.bias``."""
-    rows = (Tensor(f"{key}.weight", f"{canonical}.kernel", layout),)
-    return (*rows, Tensor(f"{key}.bias", f"{canonical}.bias", "vector")) if bias else rows
+    return _layer(f"{key}.weight", f"{key}.bias", canonical, layout, bias, shape)
 
 
-def keras_layer(key: str, canonical: str, layout: str, *, bias: bool) -> tuple[Tensor, ...]:
+def keras_layer(key: str, canonical: str, layout: str, *, bias: bool | None, shape: str = "") -> tuple[Tensor, ...]:
     """The rows of one Keras or TensorFlow layer: ``<key>/kernel`` and, with `bias`, ``<key>/bias``."""
-    rows = (Tensor(f"{key}/kernel", f"{canonical}.kernel", layout),)
-    return (*rows, Tensor(f"{key}/bias", f"{canonical}.bias", "vector")) if bias else rows
+    return _layer(f"{key}/kernel", f"{key}/bias", canonical, layout, bias, shape)
 
 
-def batch_norm(key: str, canonical: str) -> tuple[Tensor, ...]:
+def _layer(weight: str, offset: str, canonical: str, layout: str, bias: bool | None, shape: str) -> tuple[Tensor, ...]:
+    rows = (Tensor(weight, f"{canonical}.kernel", layout, shape=shape),)
+    optional = bias is OPTIONAL
+    return (*rows, Tensor(offset, f"{canonical}.bias", "vector", optional)) if bias or optional else rows
+
+
+def batch_norm(key: str, canonical: str, *, optional: bool = False) -> tuple[Tensor, ...]:
     """The rows of one PyTorch batch norm."""
     leaves = {"weight": "scale", "bias": "offset", "running_mean": "mean", "running_var": "variance"}
     counter = "num_batches_tracked"
     return (
-        *(Tensor(f"{key}.{leaf}", f"{canonical}.{ours}", "vector") for leaf, ours in leaves.items()),
+        *(Tensor(f"{key}.{leaf}", f"{canonical}.{ours}", "vector", optional) for leaf, ours in leaves.items()),
         # PyTorch before 0.4.1 wrote none.
         Tensor(f"{key}.{counter}", f"{canonical}.{counter}", "scalar", optional=True, extra=True),
     )
+
+
+def keras_batch_norm(key: str, canonical: str, *, optional: bool = False) -> tuple[Tensor, ...]:
+    """The rows of one Keras or TensorFlow batch norm."""
+    leaves = {"gamma": "scale", "beta": "offset", "moving_mean": "mean", "moving_variance": "variance"}
+    return tuple(Tensor(f"{key}/{leaf}", f"{canonical}.{ours}", "vector", optional) for leaf, ours in leaves.items())
+
+
+def pair(
+    rows: Callable[..., tuple[Tensor, ...]], keys: str, layout: str, *, bias: bool | None, path: str = ""
+) -> tuple[Tensor, ...]:
+    """The `rows` of the layers ``fc1`` and ``fc2`` under `path`; `keys` are their names: "conv_reduce conv_expand"."""
+    first, second = keys.split()
+    return rows(first, f"{path}fc1", layout, bias=bias) + rows(second, f"{path}fc2", layout, bias=bias)
+
+
+# Functions: what the code of nearly every implementation fixes, and what it has by default.
+
+SE: dict[str, Any] = {"gate": "sigmoid", "activation": "relu", "spatial_dims": 2}
+CBAM: dict[str, Any] = SE
+CA: dict[str, Any] = SE
+ECA: dict[str, Any] = {"gate": "sigmoid", "spatial_dims": 2}
+
+CBAM_FACTS: dict[str, Any] = {
+    "channel_merge": "add",
+    "spatial_features": "pooled",
+    "spatial_source": "refined",
+    "residual": False,
+}
+ECA_FACTS: dict[str, Any] = {"padding": "zeros"}
+
+HARD_SIGMOID_02: dict[str, Any] = {"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}
+
+# torch.nn.BatchNorm2d as it comes.
+TORCH_NORM: dict[str, Any] = {"epsilon": 1e-5, "update_rate": 0.1, "unbiased_variance": True}
+
+# Shapes of the convolution over the planes of mean and maximum, and of that along the channels.
+PLANES, PLANES_LAST = "1 2 k k", "k k 2 1"
+TAPS, TAPS_LAST = "1 1 k", "k 1 1"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from parity.dialects._table import Dialect, layer
+from parity.dialects._table import SE, Dialect, layer, pair
 
 DIALECTS = (
     Dialect(
         id="torchvision/SqueezeExcitation",
         block="se",
-        tensors=layer("fc1", "fc1", "conv1x1", bias=True) + layer("fc2", "fc2", "conv1x1", bias=True),
+        tensors=pair(layer, "fc1 fc2", "conv1x1", bias=True),
+        defaults=SE,
         # MobileNetV3 has a hard sigmoid, EfficientNet and MaxViT a SiLU; the weights are the same.
-        defaults={"gate": "sigmoid", "activation": "relu", "spatial_dims": 2},
+        doubtful=("gate", "activation"),
+        source="torchvision 0.28.0, ops/misc.py",
     ),
 )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from parity.dialects._table import (
+    CA,
+    CBAM,
+    CBAM_FACTS,
+    ECA,
+    ECA_FACTS,
+    PLANES,
+    PLANES_LAST,
+    SE,
+    TAPS,
+    TAPS_LAST,
+    TORCH_NORM,
+    Dialect,
+    batch_norm,
+    keras_layer,
+    layer,
+    pair,
+)
 
-from parity.dialects._table import Dialect, batch_norm, keras_layer, layer
-
-COMMON: dict[str, Any] = {"gate": "sigmoid", "spatial_dims": 2}
-RELU: dict[str, Any] = {**COMMON, "activation": "relu"}
-ECA: dict[str, Any] = {**COMMON, "padding": "zeros"}
-
-CBAM: dict[str, Any] = {
-    "channel_merge": "add",
-    "spatial_features": "pooled",
-    "spatial_source": "refined",
-    "residual": False,
-}
 MLP = {"shared_layer_one": ("dense",), "shared_layer_two": ("dense",)}
 SPATIAL = {"spatial_conv": ("conv2d",)}
 
@@ -23,25 +28,28 @@ PYTORCH = (
     Dialect(
         id="tutorial-pytorch/SEAttention",
         block="se",
-        tensors=layer("fc.0", "fc1", "linear", bias=False) + layer("fc.2", "fc2", "linear", bias=False),
-        defaults=RELU,
+        tensors=pair(layer, "fc.0 fc.2", "linear", bias=False),
+        defaults=SE,
+        source="the tutorial in PyTorch",
     ),
     Dialect(
         id="tutorial-pytorch/CBAMAttention",
         block="cbam",
         tensors=(
-            *layer("ca.se.0", "channel.fc1", "conv1x1", bias=False),
-            *layer("ca.se.2", "channel.fc2", "conv1x1", bias=False),
-            *layer("sa.conv", "spatial.conv", "conv swap_planes", bias=True),
+            *pair(layer, "ca.se.0 ca.se.2", "conv1x1", bias=False, path="channel."),
+            *layer("sa.conv", "spatial.conv", "conv swap_planes", bias=True, shape=PLANES),
         ),
-        facts=CBAM,
-        defaults=RELU,
+        facts=CBAM_FACTS,
+        defaults=CBAM,
+        source="the tutorial in PyTorch",
     ),
     Dialect(
         id="tutorial-pytorch/ECAAttention",
         block="eca",
-        tensors=layer("conv", "conv", "conv", bias=True),
+        tensors=layer("conv", "conv", "conv", bias=True, shape=TAPS),
+        facts=ECA_FACTS,
         defaults=ECA,
+        source="the tutorial in PyTorch",
     ),
     Dialect(
         id="tutorial-pytorch/CAAttention",
@@ -52,55 +60,65 @@ PYTORCH = (
             *layer("F_h", "expand.h", "conv1x1", bias=False),
             *layer("F_w", "expand.w", "conv1x1", bias=False),
         ),
-        facts={"norm": {"epsilon": 1e-5, "update_rate": 0.1, "unbiased_variance": True}, "residual": False},
-        defaults=RELU,
+        facts={"norm": TORCH_NORM, "residual": False},
+        defaults=CA,
+        source="the tutorial in PyTorch",
     ),
 )
 
-KERAS_MLP = (
-    *keras_layer("shared_layer_one", "channel.fc1", "dense", bias=True),
-    *keras_layer("shared_layer_two", "channel.fc2", "dense", bias=True),
-)
-KERAS_SPATIAL = keras_layer("spatial_conv", "spatial.conv", "conv_last", bias=False)
+KERAS_MLP = pair(keras_layer, "shared_layer_one shared_layer_two", "dense", bias=True, path="channel.")
+KERAS_SPATIAL = keras_layer("spatial_conv", "spatial.conv", "conv_last", bias=False, shape=PLANES_LAST)
 
 KERAS = (
     Dialect(
         id="tutorial-keras/se_block",
         block="se",
-        tensors=keras_layer("squeeze", "fc1", "dense", bias=True) + keras_layer("excite", "fc2", "dense", bias=True),
-        defaults=RELU,
+        tensors=pair(keras_layer, "squeeze excite", "dense", bias=True),
+        defaults=SE,
+        doubtful=("gate", "activation"),  # numbers tell nothing of who wrote the code
         numbered={"squeeze": ("dense",), "excite": ("dense",)},
+        inline=True,
+        source="the tutorial in Keras, functional",
     ),
     Dialect(
         id="tutorial-keras/cbam_block",
         block="cbam",
         tensors=KERAS_MLP + KERAS_SPATIAL,
-        facts=CBAM,
-        defaults=RELU,
+        facts=CBAM_FACTS,
+        defaults=CBAM,
         numbered=MLP | SPATIAL,
+        inline=True,
+        source="the tutorial in Keras, functional",
     ),
     Dialect(
         id="tutorial-keras/channel_attention",
         block="cbam",
         tensors=KERAS_MLP,
         facts={"channel_merge": "add", "residual": False},
-        defaults=RELU,
+        defaults=CBAM,
         numbered=MLP,
+        inline=True,
+        source="the tutorial in Keras, functional",
     ),
     Dialect(
         id="tutorial-keras/spatial_attention",
         block="cbam",
         tensors=KERAS_SPATIAL,
         facts={"spatial_features": "pooled", "residual": False},
-        defaults=COMMON,
+        defaults={"gate": "sigmoid", "spatial_dims": 2},
         numbered=SPATIAL,
+        inline=True,
+        source="the tutorial in Keras, functional",
     ),
     Dialect(
         id="tutorial-keras/eca_block",
         block="eca",
-        tensors=keras_layer("eca_layer_", "conv", "conv_last", bias=False),
+        tensors=keras_layer("eca_layer_*", "conv", "conv_last", bias=False, shape=TAPS_LAST),
+        facts=ECA_FACTS,
         defaults=ECA,
-        numbered={"eca_layer_": ("conv1d",)},
+        numbered={"eca_layer_*": ("conv1d",)},
+        inline=True,
+        source="the tutorial in Keras, functional",
     ),
 )
 
@@ -109,13 +127,13 @@ TENSORFLOW = (
         id="tutorial-tensorflow/CBAM",
         block="cbam",
         tensors=(
-            *keras_layer("dense1", "channel.fc1", "dense", bias=True),
-            *keras_layer("dense2", "channel.fc2", "dense", bias=True),
+            *pair(keras_layer, "dense1 dense2", "dense", bias=True, path="channel."),
             *keras_layer("conv1", "spatial.conv", "conv_last", bias=False),
         ),
-        facts={**CBAM, "channel_merge": "concat", "spatial_features": "full"},
-        defaults=RELU,
+        facts={**CBAM_FACTS, "channel_merge": "concat", "spatial_features": "full"},
+        defaults=CBAM,
         numbered={"dense1": ("dense",), "dense2": ("dense",), "conv1": ("conv2d", "conv3d")},
+        source="the tutorial in TensorFlow, subclasses of layers",
     ),
 )
 
@@ -124,12 +142,12 @@ TENSORFLOW_1 = (
         id="tutorial-tf1/cbam_module",
         block="cbam",
         tensors=(
-            *keras_layer("mlp_1", "channel.fc1", "dense", bias=True),
-            *keras_layer("mlp_2", "channel.fc2", "dense", bias=True),
-            *keras_layer("conv2d", "spatial.conv", "conv_last swap_planes", bias=True),
+            *pair(keras_layer, "mlp_1 mlp_2", "dense", bias=True, path="channel."),
+            *keras_layer("conv2d", "spatial.conv", "conv_last swap_planes", bias=True, shape=PLANES_LAST),
         ),
-        facts={**CBAM, "spatial_source": "input"},
-        defaults=RELU,
+        facts={**CBAM_FACTS, "spatial_source": "input"},
+        defaults=CBAM,
+        source="the tutorial in TensorFlow 1",
     ),
 )
 

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from parity import dialects, exchange, reading
+from parity import detection, dialects, exchange
 from parity.block import Block
 from parity.errors import FormatError
+from parity.files import recordings
 
 FOLDER = Path(__file__).parent
 
 # A real tf.compat.v1.train.Saver checkpoint, of the variables of the recording "tutorial-tf1-cbam".
 CHECKPOINT = FOLDER / "tutorial-tf1-cbam.ckpt" / "model"
 
-# Recorded through PyTorch's `Hardsigmoid`, whose backward pass is flawed: see `gradient`.
-FLAWED = "torchvision-mbv3-se"
+# The projects whose hard sigmoid in PyTorch is its own `Hardsigmoid`, whose backward pass is flawed: see `gradient`.
+# Others write relu6(u + 3) / 6, which is right.
+CALL_HARDSIGMOID = ("timm", "torchvision")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Recording:
         cotangent: what the gradients were taken for; None where none were recorded.
         modes: for "eval", and "train" where the block has a norm: "output", "grad.input", "grad.<parameter>", and in
             training "after.<parameter or extra>", the running statistics that one pass leaves.
+        flawed: whether its gradients went through PyTorch's `Hardsigmoid`.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Recording:
     data_format: str
     cotangent: np.ndarray | None
     modes: Mapping[str, Mapping[str, np.ndarray]]
+    flawed: bool = False
 
 
 def names() -> list[str]:
@@ -63,45 +67,50 @@ def open(name: str) -> list[Recording]:
     """The recordings of a file: one, but for "real-ppocr-cls", which holds nine trained blocks."""
     file = path(name)
     tensors, metadata = exchange.read_tensors(file)
-    matches = reading.matches(*reading.recording(str(file), tensors, metadata))
-    if metadata["format"] == reading.GOLDEN_ONNX:
-        return [_trained(name, match, tensors, metadata) for match in matches]
-    return [_recorded(name, match, tensors, metadata) for match in matches]
+    contents = recordings.recording(str(file), tensors, metadata)
+    found = detection.detect(contents.tensors, contents.dialect, contents.hints).found
+    if metadata["format"] == recordings.GOLDEN_ONNX:
+        return [_trained(name, one, tensors, metadata) for one in found]
+    return [_recorded(name, one, tensors, metadata) for one in found]
 
 
 def gradient(recording: Recording, name: str, mode: str = "eval") -> np.ndarray:
-    """The recorded gradient "grad.<name>", with one flaw of the original taken out.
+    """The recorded gradient "grad.<name>", with one flaw of some originals taken out.
 
     PyTorch's `Hardsigmoid` multiplies gradients by 1/6 rounded to float32, in float64 too: what went through the gate
     is too large by 3e-8. What goes past it, cotangent * gate, is right.
     """
-    value, gate = recording.modes[mode][f"grad.{name}"], recording.block.spec.arguments()["gate"]
-    if recording.name != FLAWED:
+    value = recording.modes[mode][f"grad.{name}"]
+    if not recording.flawed:
         return value
     past = recording.cotangent * recording.modes[mode]["output"] / recording.x if name == "input" else 0.0
-    return past + (value - past) * (gate.slope / float(np.float32(gate.slope)))
+    return past + (value - past) * (1 / 6 / float(np.float32(1 / 6)))
 
 
 def _trained(
-    name: str, match: reading.Match, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    name: str, one: detection.Found, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> Recording:
-    modes = {"eval": {"output": tensors[f"{match.name}/output"]}}
-    x = tensors[f"{match.name}/input"]
-    return Recording(f"{name}/{match.name}", match.block(), x, metadata["input_layout"], None, modes)
+    modes = {"eval": {"output": tensors[f"{one.name}/output"]}}
+    x = tensors[f"{one.name}/input"]
+    return Recording(f"{name}/{one.name}", one.block(), x, metadata["input_layout"], None, modes)
 
 
 def _recorded(
-    name: str, match: reading.Match, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    name: str, one: detection.Found, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> Recording:
-    modes = {mode: _mode(mode, match, tensors) for mode in ("eval", "train") if f"{mode}/output" in tensors}
-    return Recording(name, match.block(), tensors["input"], metadata["input_layout"], tensors["cotangent"], modes)
+    modes = {mode: _mode(mode, one, tensors) for mode in ("eval", "train") if f"{mode}/output" in tensors}
+    block, project = one.block(), metadata["dialect"].partition("/")[0]
+    torch, gate = metadata["framework"].startswith("torch "), block.spec.arguments().get("gate")
+    flawed = torch and project in CALL_HARDSIGMOID and gate is not None and gate.kind == "hard_sigmoid"
+    x, cotangent = tensors["input"], tensors["cotangent"]
+    return Recording(name, block, x, metadata["input_layout"], cotangent, modes, flawed)
 
 
-def _mode(mode: str, match: reading.Match, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _mode(mode: str, one: detection.Found, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     values = {"output": tensors[f"{mode}/output"], "grad.input": tensors[f"{mode}/grad/input"]}
     for kind in ("grad", "after"):
-        recorded = {own: f"{mode}/{kind}/{key}" for own, key in match.keys.items()}
+        recorded = {own: f"{mode}/{kind}/{key}" for own, key in one.keys.items()}
         state = {own: tensors[full] for own, full in recorded.items() if full in tensors}
-        for part in dialects.to_canonical(match.dialect, state):
+        for part in dialects.to_canonical(one.dialect, state):
             values |= {f"{kind}.{canonical}": value for canonical, value in part.items()}
     return values

@@ -21,7 +21,7 @@ from parity.errors import InputError, ParityError, SpecError
 from parity.spec._base import Options, Spec, check_spec_of, is_statistic
 from parity.spec._gate import ACTIVATIONS, Gate
 from parity.spec._layout import AXIS_NAMES, DATA_FORMATS, channel_axis, check_data_format, spatial_axes
-from parity.spec._live import LiveBlock
+from parity.spec._live import LiveBlock, LiveLayer, LiveNetwork
 from parity.spec._norm import BatchNorm
 from parity.spec.ca import CoordinateAttentionOptions, CoordinateAttentionSpec
 from parity.spec.cbam import CBAMOptions, CBAMSpec
@@ -64,6 +64,8 @@ __all__ = [
     "Gate",
     "InputError",
     "LiveBlock",
+    "LiveLayer",
+    "LiveNetwork",
     "Options",
     "ParityError",
     "Spec",

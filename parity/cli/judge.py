@@ -1,49 +1,27 @@
-"""The command line: ``parity doctor`` and ``parity run``."""
+"""``parity doctor`` and ``parity run``: which backends there are, and whether they agree."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from parity import cases, client, run
 from parity.backends import BACKENDS, DEVICES
-from parity.errors import FormatError, ParityError, SpecError
+from parity.cli._output import AGREED, DISAGREED, check_writable, progress_bar, show, write_json
+from parity.errors import ParityError, SpecError
 from parity.spec import SPECS
 from parity.tolerances import DTYPES
 
-AGREED, DISAGREED, MISUSED = 0, 1, 2
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 0 for agreement, 1 for anything else, 2 for misuse."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    try:
-        return given.command(given)
-    except ParityError as error:
-        Console(stderr=True).print(f"parity: {error}", style="red", markup=False, highlight=False)
-        return MISUSED
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        client.close()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("parity", description="One attention block, every framework, one truth.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
+def add_commands(commands: Any) -> None:
+    """Add the commands of this module to the parser's."""
     doctor = commands.add_parser("doctor", help="each backend: its version and devices, or why it is absent")
     doctor.add_argument("--json", type=Path, metavar="FILE", help="write the same as JSON ('-' for standard output)")
     doctor.set_defaults(command=_doctor)
@@ -68,11 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--json", type=Path, metavar="FILE", help="write every figure as JSON ('-' for standard output)")
     judge.add_argument("--list", action="store_true", help="print the ids of the chosen cases and run nothing")
     judge.set_defaults(command=_run)
-    return parser
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    _check_writable(given.json)
+    check_writable(given.json)
     found: dict[str, dict[str, Any]] = {}
     with Console(stderr=True).status("starting each backend"):
         for name in BACKENDS:
@@ -88,8 +65,8 @@ def _doctor(given: argparse.Namespace) -> int:
             devices = ", ".join(f"{kind} ({what})" if kind != what else kind for kind, what in about["devices"].items())
             engine = f" on {about['engine']} {about['engine_version']}" if "engine" in about else ""
             table.add_row(name, about["framework"], about["version"] + engine, devices)
-    _print(given, table)
-    _write(given.json, found)
+    show(given, table)
+    write_json(given.json, found)
     return AGREED if any("absent" not in about for about in found.values()) else DISAGREED
 
 
@@ -100,13 +77,13 @@ def _run(given: argparse.Namespace) -> int:
         return AGREED
     if not chosen:
         raise SpecError("received filters that leave no case", "at least one", "see `parity run --list`")
-    _check_writable(given.json)
+    check_writable(given.json)
     report = _judge(given, chosen, list(dict.fromkeys(given.backend)) or list(BACKENDS))
-    _print(given, *_tables(report))
+    show(given, *_tables(report))
     for outcome in report.failures:
         Console(stderr=True).print(outcome.explain() + "\n", markup=False, highlight=False, soft_wrap=True)
-    _print(given, _verdict(report, len(chosen)))
-    _write(given.json, report.to_json())
+    show(given, _verdict(report, len(chosen)))
+    write_json(given.json, report.to_json())
     # A backend that was asked for by name and is absent is no agreement.
     return AGREED if report.agreed and not (given.backend and report.absent) else DISAGREED
 
@@ -125,9 +102,8 @@ def _choose(given: argparse.Namespace) -> list[cases.AnyCase]:
 
 def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: list[str]) -> run.Report:
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     total, done, failed = len(chosen) * len(backends), 0, 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("", total=total)
 
         def progress(stage: str, outcome: run.Outcome | None) -> None:
@@ -176,27 +152,7 @@ def _verdict(report: run.Report, count: int) -> str:
     return f"[green]all {len(report.outcomes)} results agree with the oracle[/]: {told}"
 
 
-def _print(given: argparse.Namespace, *parts: Any) -> None:
-    # Where the JSON goes to standard output, what people read goes to the other one.
-    console = Console(stderr=given.json == Path("-"))
-    for part in parts:
-        console.print(part)
-
-
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"received {text!r}, expected an integer of at least 1")
     return int(text)
-
-
-def _check_writable(file: Path | None) -> None:
-    """Refuse a file that cannot be written before the run, not after it."""
-    if file is not None and file != Path("-") and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-        raise FormatError(f"received --json {file}", "a file in a writable folder")
-
-
-def _write(file: Path | None, value: Any) -> None:
-    if file == Path("-"):
-        json.dump(value, sys.stdout, indent=1)
-    elif file is not None:
-        file.write_text(json.dumps(value, indent=1) + "\n")

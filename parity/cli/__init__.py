@@ -1,0 +1,34 @@
+"""The command line: one module for each group of commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from parity import client
+from parity.cli import judge
+from parity.cli._output import AGREED, DISAGREED, MISUSED
+from parity.errors import ParityError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 0 for agreement, 1 for anything else, 2 for misuse."""
+    parser = argparse.ArgumentParser("parity", description="One attention block, every framework, one truth.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (judge,):
+        group.add_commands(commands)
+    given = parser.parse_args(arguments)
+    try:
+        return given.command(given)
+    except ParityError as error:
+        Console(stderr=True).print(f"parity: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return MISUSED
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        client.close()
+
+
+__all__ = ["AGREED", "DISAGREED", "MISUSED", "main"]

@@ -1,0 +1,44 @@
+"""What every command prints and writes, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from parity.errors import FormatError
+
+AGREED, DISAGREED, MISUSED = 0, 1, 2
+
+
+def show(given: argparse.Namespace, *parts: Any) -> None:
+    """Print for people: where the JSON goes to standard output, to the other one."""
+    console = Console(stderr=given.json == Path("-"))
+    for part in parts:
+        console.print(part)
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar that is gone when its work is done, and that a log never sees."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def check_writable(file: Path | None) -> None:
+    """Refuse a file that cannot be written before the work, not after it."""
+    if file is not None and file != Path("-") and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise FormatError(f"received --json {file}", "a file in a writable folder")
+
+
+def write_json(file: Path | None, value: Any) -> None:
+    """Write `value` where ``--json`` says."""
+    if file == Path("-"):
+        json.dump(value, sys.stdout, indent=1)
+    elif file is not None:
+        file.write_text(json.dumps(value, indent=1) + "\n")

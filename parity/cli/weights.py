@@ -1,0 +1,297 @@
+"""``parity inspect``, ``parity port``, ``parity verify`` and ``parity dialects``: weights in files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from parity import dialects, probe, reading, verification, writing
+from parity.backends import BACKENDS, DEVICES
+from parity.block import Block
+from parity.cli._output import AGREED, DISAGREED, check_writable, progress_bar, show, write_json
+from parity.errors import DialectError, FormatError
+from parity.reading import Inspected, Inspection
+
+# Of tensors that belong to no block: more would push the blocks off the screen.
+SHOWN = 12
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands of this module to the parser's."""
+    _add_inspect(commands)
+    _add_port(commands)
+    _add_verify(commands)
+    _add_dialects(commands)
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="the blocks in a file: dialect, meaning, doubts, and what is no block",
+        description="Exit status: 0 if every block can be read as it is, 1 if there are doubts or there is no block, "
+        "2 for a file that cannot be read.",
+    )
+    _add_source(parser)
+    _add_json(parser, "the same as JSON")
+    parser.set_defaults(command=_inspect)
+
+
+def _add_port(commands: Any) -> None:
+    parser = commands.add_parser(
+        "port",
+        help="the blocks of one file into another, in any dialect that loses nothing",
+        description="Exit status: 0 when DST is written and whole, 1 when a proof fails, 2 for anything that cannot be "
+        "read, told or written. DST is untouched unless the status is 0.",
+    )
+    _add_source(parser)
+    parser.add_argument(
+        "target",
+        metavar="DST",
+        help="the file to write: .safetensors (an exchange file, or with --to a plain one), .pth, .ckpt (the prefix of "
+        "a TensorFlow 1 checkpoint), or with --into .keras and .weights.h5",
+    )
+    parser.add_argument("--to", metavar="DIALECT", help="write the names and layouts of this implementation")
+    parser.add_argument("--into", type=Path, metavar="MODEL", help="a .keras model whose blocks take the weights")
+    parser.add_argument("--map", type=Path, metavar="FILE", help="JSON: the name in DST of a block of SRC, by name")
+    parser.add_argument("--probe", action="store_true", help="store an input and the source's output with each block")
+    parser.add_argument("--force", action="store_true", help="replace DST if it exists")
+    parser.add_argument("--dry-run", action="store_true", help="do everything but write")
+    _add_json(parser, "what was done as JSON")
+    parser.set_defaults(command=_port)
+
+
+def _add_verify(commands: Any) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="replay the probes of an exchange file in every backend",
+        description="Exit status: 0 if every block proved itself on every backend that ran, 1 if not, 2 for misuse.",
+    )
+    parser.add_argument("source", metavar="FILE", help="an exchange file with probes (`parity port --probe`)")
+    parser.add_argument(
+        "--backend", choices=list(BACKENDS), help="only this backend (may be repeated)", action="append", default=[]
+    )
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where the backends compute (default: cpu)")
+    _add_json(parser, "every figure as JSON")
+    parser.set_defaults(command=_verify)
+
+
+def _add_dialects(commands: Any) -> None:
+    parser = commands.add_parser("dialects", help="the implementations whose weights can be read and written")
+    parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="of their ids: 'timm/*'")
+    _add_json(parser, "the same as JSON")
+    parser.set_defaults(command=_dialects)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    several: dict[str, Any] = {"action": "append", "default": []}
+    parser.add_argument("source", metavar="SRC", help="a checkpoint, a model file or folder, of any supported kind")
+    parser.add_argument("--from", dest="dialect", metavar="DIALECT", help="the implementation that the weights are of")
+    parser.add_argument(
+        "--hint",
+        metavar="[BLOCK:]FIELD=VALUE",
+        help="what weights do not tell: gate=hard_sigmoid, 'stage1.*:activation=silu', "
+        """'gate={"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}'""",
+        **several,
+    )
+    parser.add_argument("--include", metavar="PATTERN", help="only blocks of such names (may be repeated)", **several)
+    parser.add_argument("--exclude", metavar="PATTERN", help="no blocks of such names (may be repeated)", **several)
+
+
+def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} ('-' for standard output)")
+
+
+# Inspect
+
+
+def _inspect(given: argparse.Namespace) -> int:
+    check_writable(given.json)
+    with Console(stderr=True).status(f"reading {given.source}"):
+        found = reading.inspect(
+            given.source, given.dialect, _hints(given.hint), include=given.include, exclude=given.exclude
+        )
+    show(given, *_inspection(found))
+    write_json(given.json, found.to_json())
+    return AGREED if found.blocks and not any(block.doubts or block.fault for block in found.blocks) else DISAGREED
+
+
+def _inspection(found: Inspection) -> list[Any]:
+    table = Table("block", "dialect", "what it is", "doubts", "proof", title=found.kind)
+    for block in found.blocks:
+        doubts = f"[red]{escape(block.fault)}[/]" if block.fault else f"[yellow]{escape(_doubts(block))}[/]"
+        table.add_row(
+            escape(repr(block.name)),
+            escape("\n".join(block.dialects)) or "its own",
+            escape(_spec(block)),
+            doubts,
+            escape(block.proved or ""),
+        )
+    names = [f"{name} {list(shape)}" for name, shape in found.rest.items()]
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    rest = f"{len(names)} tensors of no block: {', '.join(names[:SHOWN])}{more}" if names else "nothing left over"
+    return [table if found.blocks else "[red]no block found[/]", escape(rest)]
+
+
+def _spec(block: Inspected) -> str:
+    if block.spec is None:
+        return ""
+    fields = block.spec.to_json()
+    name = fields.pop("block")
+    return f"{name} " + " ".join(f"{field}={json.dumps(value)}" for field, value in fields.items())
+
+
+def _doubts(block: Inspected) -> str:
+    told = [f"{doubt.fact}: {doubt.reason}" for doubt in block.doubts]
+    asked = [
+        f"--hint {doubt.fact}={_as_hint(doubt.values[0])}" if doubt.values else f"--include {block.name!r}"
+        for doubt in block.doubts
+    ]
+    return "; ".join(told) + (f" ({' '.join(asked)}, for one)" if told else "")
+
+
+def _as_hint(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _hints(texts: list[str]) -> dict[str, Any]:
+    """The hints of ``[BLOCK:]FIELD=VALUE``; a value is JSON, or else a string."""
+    hints: dict[str, Any] = {}
+    for text in texts:
+        head, equals, value = text.partition("=")
+        block, colon, field = head.rpartition(":")
+        if not equals or not field:
+            raise DialectError(f"received --hint {text}", "[BLOCK:]FIELD=VALUE", "as --hint gate=hard_sigmoid")
+        place = hints.setdefault(block, {}) if colon else hints
+        place[field] = _value(value)
+    return hints
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+# Port
+
+
+def _port(given: argparse.Namespace) -> int:
+    check_writable(given.json)
+    names = _names(given.map)
+    model = _model(given.into)
+    if not given.dry_run:
+        writing.check_target(given.target, overwrite=given.force)
+    with Console(stderr=True).status(f"reading {given.source}"):
+        options = {"include": given.include, "exclude": given.exclude}
+        blocks = _renamed(reading.read(given.source, given.dialect, _hints(given.hint), **options), names)
+    if given.probe:
+        blocks = _probed(given, blocks)
+        verdict = verification.verify(blocks, backends=[])
+        if not verdict.agreed:
+            Console(stderr=True).print("\n\n".join(verdict.explain()), markup=False, highlight=False, soft_wrap=True)
+            show(given, "[red]nothing written: the source's outputs are not those of the weights as they were read[/]")
+            return DISAGREED
+    console = Console(stderr=True)
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"writing {given.target}", total=len(blocks))
+        written = writing.write(
+            given.target,
+            blocks,
+            given.to,
+            model=model,
+            overwrite=given.force,
+            dry_run=given.dry_run,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    show(given, *_told(given, blocks, written))
+    write_json(given.json, written.to_json() | {"dry_run": given.dry_run})
+    return AGREED
+
+
+def _names(file: Path | None) -> dict[str, str]:
+    """The names that ``--map`` gives."""
+    if file is None:
+        return {}
+    try:
+        names = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"received --map {file}, which cannot be read: {error}", "a JSON object of names") from error
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise FormatError(f"received --map {file}, which holds something else", "a JSON object of names by name")
+    return names
+
+
+def _renamed(blocks: list[Block], names: Mapping[str, str]) -> list[Block]:
+    unknown = [name for name in names if name not in {block.name for block in blocks}]
+    if unknown:
+        present = ", ".join(repr(block.name) for block in blocks)
+        raise DialectError(f"received --map with {', '.join(map(repr, unknown))}", f"names of the blocks {present}")
+    return [replace(block, name=names.get(block.name, block.name)) for block in blocks]
+
+
+def _model(file: Path | None) -> Any:
+    """The Keras model in `file`; nothing in it is run but layers that this machine's packages register."""
+    if file is None:
+        return None
+    try:
+        import attention_keras  # noqa: F401 (registers its layers)
+        import attention_keras.layers  # noqa: F401
+        import keras
+
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its layers do
+        raise FormatError(f"received --into {file}, which Keras cannot load: {error}", "a .keras model") from error
+
+
+def _probed(given: argparse.Namespace, blocks: list[Block]) -> list[Block]:
+    with Console(stderr=True).status("probing each block"):
+        return probe.with_probes(blocks)
+
+
+def _told(given: argparse.Namespace, blocks: list[Block], written: Any) -> list[Any]:
+    table = Table("block", "what it is", "tensors", title=f"{given.source} -> {given.target}")
+    for block in blocks:
+        shown = Inspected(block.name, (), block.spec)
+        table.add_row(escape(repr(block.name)), escape(_spec(shown)), str(len(block.tensors)))
+    done = "would be written" if given.dry_run else "written"
+    return [table, f"[green]{len(blocks)} blocks {done}[/]: {escape(str(written))}"]
+
+
+# Verify
+
+
+def _verify(given: argparse.Namespace) -> int:
+    check_writable(given.json)
+    with Console(stderr=True).status(f"replaying the probes of {given.source}"):
+        verdict = verification.verify(given.source, backends=given.backend or None, device=given.device)
+    write_json(given.json, verdict.to_json())
+    return AGREED if verdict.agreed else DISAGREED
+
+
+# Dialects
+
+
+def _dialects(given: argparse.Namespace) -> int:
+    check_writable(given.json)
+    chosen = dialects.find(given.pattern)
+    table = Table("dialect", "block", "exactness", "asked for", title="dialects")
+    for one in chosen:
+        color = "red" if one.refused else "green"
+        table.add_row(one.id, one.block, f"[{color}]{escape(one.exactness)}[/]", ", ".join(one.doubtful))
+    show(given, table)
+    facts = [
+        {"id": one.id, "block": one.block, "exactness": one.exactness, "doubtful": list(one.doubtful)}
+        | {"facts": dict(one.facts), "defaults": dict(one.defaults), "source": one.source}
+        for one in chosen
+    ]
+    write_json(given.json, facts)
+    return AGREED if chosen else DISAGREED

@@ -1,0 +1,594 @@
+"""Blocks in foreign weights: found by names and shapes, under any prefix; what these do not tell is asked for.
+
+A dialect fits under a prefix when its table does. Several may fit the same tensors: then the hints decide, or they all
+mean the same function, or the difference is a doubt, which is reported and never settled by a guess.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from parity import dialects
+from parity.block import Block
+from parity.dialects import Dialect
+from parity.dialects._table import Tensor
+from parity.errors import DialectError, MissingTensorError, SpecError, UnexpectedTensorError
+from parity.spec import ACTIVATIONS, SPECS, Spec
+from parity.spec._gate import KINDS as GATES
+from parity.spec.eca import PADDINGS
+
+# What a doubtful field may be, for the question.
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "gate": (*GATES, {"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}),
+    "activation": ACTIVATIONS,
+    "padding": PADDINGS,
+    "residual": (False, True),
+}
+
+FIELDS = {field.name for spec in SPECS.values() for field in fields(spec)}  # type: ignore[arg-type]
+
+# The doubt that no spec field settles.
+PLAIN_LAYERS = "include"
+
+Arrays = Mapping[str, np.ndarray]
+Groups = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A fact that weights and names do not tell.
+
+    Args:
+        fact: the spec field; or "include", where a pair of layers may be no attention block at all.
+        values: what it may be, in the JSON form of a hint.
+        reason: why it is open.
+    """
+
+    fact: str
+    values: tuple[Any, ...]
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One way to read a set of tensors: a dialect, and what it makes of them."""
+
+    dialect: Dialect
+    name: str
+    keys: Mapping[str, str]
+    tensors: Arrays
+    extras: Arrays
+    spec: Spec | None = None  # None for a dialect that is refused
+
+    @property
+    def where(self) -> str:
+        """The candidate in an error's sentence."""
+        return f"{self.dialect.id} at {self.name!r}"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A block found in foreign weights.
+
+    Args:
+        name: the prefix of its keys.
+        readings: the dialects that fit and mean the same; or all that fit, where the doubts lie between them.
+        doubts: what is open.
+        fault: why it cannot be read however the doubts are settled: a dialect that loses something, or readings that
+            make different blocks of the same tensors.
+    """
+
+    name: str
+    readings: tuple[Candidate, ...]
+    doubts: tuple[Doubt, ...] = ()
+    fault: DialectError | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """The first dialect that fits."""
+        return self.readings[0].dialect
+
+    @property
+    def spec(self) -> Spec | None:
+        """What the weights mean if every doubt falls to the defaults; None where they cannot be read."""
+        return self.readings[0].spec
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """The key in the source of each row of the dialect's table."""
+        return self.readings[0].keys
+
+    def block(self) -> Block:
+        """The block itself; raises `DialectError` while there are doubts."""
+        first = self.readings[0]
+        if self.fault or self.doubts or first.spec is None:
+            raise self.fault or _question([self])
+        return Block(self.name, first.spec, first.tensors, first.extras)
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """What was found in a mapping of arrays: the blocks, in the order of their first keys, and the names left over."""
+
+    found: tuple[Found, ...]
+    rest: tuple[str, ...]
+
+    def blocks(self) -> list[Block]:
+        """All blocks; raises one `DialectError` that asks every open question."""
+        faults = [found.fault for found in self.found if found.fault]
+        if faults:
+            raise faults[0]
+        open_ones = [found for found in self.found if found.doubts]
+        if open_ones:
+            raise _question(open_ones)
+        return [found.block() for found in self.found]
+
+
+def detect(
+    arrays: Arrays,
+    dialect: str | Dialect | None = None,
+    hints: Mapping[str, Any] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Detection:
+    """The blocks of `arrays`; `parity.read` tells the arguments.
+
+    Raises:
+        DialectError: where nothing fits, where dialects that fit mean different blocks, where a block's dialect is one
+            that cannot be read without loss, and for hints that contradict weights or dialect.
+        MissingTensorError, UnexpectedTensorError: for parts of blocks, and for tensors beside a block.
+    """
+    named = _candidates(dialect)
+    groups = _by_prefix(list(arrays))
+    wanted = [one for one in named if dialect is not None or one.detected]
+    fits = [fit for one in wanted for fit in _fits(one, groups, arrays, strict=dialect is not None and len(named) == 1)]
+    sets = [fits for fits in _whole_sets(fits) if chosen(fits[0].name, include, exclude)]
+    _check_apart(sets)
+    if dialect is None:
+        _check_parts(sets, groups, arrays, include, exclude)
+    sets = _without_company(sets, groups)
+    if not sets and not (include or exclude):
+        raise _nothing(arrays, wanted)
+    order = {key: number for number, key in enumerate(arrays)}
+    sets.sort(key=lambda fits: min(order[key] for key in fits[0].keys.values()))
+    _check_names(sets)
+    told = _checked_hints(sets, dict(hints or {}))
+    found = tuple(_resolve(fits, told, asked=dialect is None, included=bool(include)) for fits in sets)
+    used = {key for one in found for key in one.keys.values()}
+    return Detection(found, tuple(key for key in arrays if key not in used))
+
+
+def _candidates(dialect: str | Dialect | None) -> list[Dialect]:
+    if dialect is None:
+        return list(dialects.DIALECTS.values())
+    if isinstance(dialect, str) and set(dialect) & set("*?["):
+        some = [one for name, one in dialects.DIALECTS.items() if fnmatchcase(name, dialect)]
+        return some or [dialects.get(dialect)]
+    return [dialects.get(dialect)]
+
+
+def chosen(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    wanted = not include or any(fnmatchcase(name, pattern) for pattern in include)
+    return wanted and not any(fnmatchcase(name, pattern) for pattern in exclude)
+
+
+# Which dialects fit where
+
+
+def _by_prefix(keys: list[str]) -> dict[str, dict[str, str]]:
+    """The full key of each remainder, under each prefix: "" and whatever ends in "." or "/"."""
+    groups: dict[str, dict[str, str]] = {}
+    for key in keys:
+        for end in (0, *(number + 1 for number, letter in enumerate(key) if letter in "./")):
+            groups.setdefault(key[:end], {})[key[end:]] = key
+    return groups
+
+
+def _fits(dialect: Dialect, groups: Groups, arrays: Arrays, strict: bool) -> Iterator[Candidate]:
+    """The places where `dialect` fits; where `strict`, what looks like one but lacks something is an error."""
+    for prefix, remainders in groups.items():
+        for name, spelling in _spellings(dialect, prefix, remainders, arrays):
+            keys = {row: remainders[key] for row, key in spelling.items()}
+            try:
+                candidate = _fit(dialect, name, keys, arrays)
+            except (MissingTensorError, DialectError):
+                if strict:
+                    raise
+                continue
+            if candidate is not None:
+                yield candidate
+
+
+def _spellings(
+    dialect: Dialect, prefix: str, remainders: Mapping[str, str], arrays: Arrays
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The name of each block of `dialect` right under `prefix`, and the remainder of each row of its table."""
+    named = dialect.match_keys(remainders)
+    for star, spelling in named.items():
+        yield (prefix + star if star else prefix[:-1]), spelling
+    if named or not dialect.numbered:
+        return
+    found = _anonymous(dialect, remainders, arrays)
+    alone = len(found) == 1 and len(found[0]) == len(remainders)
+    for spelling in found:
+        first = next(iter(spelling.values())).partition("/")[0]
+        yield (prefix[:-1] if alone else prefix + first), spelling
+
+
+def _anonymous(dialect: Dialect, remainders: Mapping[str, str], arrays: Arrays) -> list[dict[str, str]]:
+    """The blocks whose layers Keras named by itself: layers made one after another, whose shapes go together."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for layer, names in dialect.numbered.items():
+        kinds.setdefault(names, []).append(layer)
+    units = [_units(dialect, names, layers, remainders, arrays) for names, layers in kinds.items()]
+    if len({len(unit) for unit in units}) != 1:
+        return []
+    return [{row: key for part in parts for row, key in part.items()} for parts in zip(*units, strict=True)]
+
+
+def _units(
+    dialect: Dialect, names: tuple[str, ...], layers: list[str], remainders: Mapping[str, str], arrays: Arrays
+) -> list[dict[str, str]]:
+    """For the table's `layers` of one kind: each run of numbered layers that can be them, by row."""
+    pattern = re.compile(rf"((?:{'|'.join(names)})(?:_\d+)?)/\w+")
+    leaves: dict[str, dict[str, str]] = {}
+    for key in remainders:
+        found = pattern.fullmatch(key)
+        if found:
+            leaves.setdefault(found[1], {})[key.rpartition("/")[2]] = key
+    numbered = sorted(leaves, key=_number)
+    units, start = [], 0
+    while start + len(layers) <= len(numbered):
+        run = [leaves[name] for name in numbered[start : start + len(layers)]]
+        rows = _rows(dialect, layers, run)
+        fits = rows is not None and _chains([arrays[remainders[part["kernel"]]].shape for part in run])
+        if rows is not None and fits:
+            units.append(rows)
+        start += len(layers) if fits else 1
+    return units
+
+
+def _rows(dialect: Dialect, layers: list[str], run: list[dict[str, str]]) -> dict[str, str] | None:
+    """The key of each row of `layers`; None where a layer has another set of variables."""
+    rows: dict[str, str] = {}
+    for layer, leaves in zip(layers, run, strict=True):
+        own = {row.key.rpartition("/")[2]: row.key for row in dialect.tensors if row.key.startswith(f"{layer}/")}
+        if own.keys() != leaves.keys() or "kernel" not in leaves:
+            return None
+        rows |= {own[leaf]: key for leaf, key in leaves.items()}
+    return rows
+
+
+def _chains(shapes: list[tuple[int, ...]]) -> bool:
+    """Whether kernels (..., in, out) can be one block's: an MLP back to its channels, or a filter to one plane."""
+    if any(len(shape) < 2 for shape in shapes):
+        return False
+    if len(shapes) == 1:
+        return shapes[0][-1] == 1
+    inner = all(first[-1] == second[-2] for first, second in itertools.pairwise(shapes))
+    return inner and shapes[0][-2] % shapes[-1][-1] == 0
+
+
+def _number(layer: str) -> int:
+    tail = layer.rpartition("_")[2]
+    return int(tail) if tail.isdecimal() else 0
+
+
+def _fit(dialect: Dialect, name: str, keys: Mapping[str, str], arrays: Arrays) -> Candidate | None:
+    """What `dialect` makes of the tensors `keys`; None where they are another thing's."""
+    rows = [row for row in dialect.tensors if row.key in keys]
+    if all(row.optional for row in rows) or not _lie_so(rows, {row.key: arrays[keys[row.key]].shape for row in rows}):
+        return None
+    missing = [row.key for row in dialect.tensors if row.key not in keys and not row.optional]
+    if missing:
+        raise MissingTensorError(
+            f"received {', '.join(keys.values())} without {', '.join(_full(name, dialect, key) for key in missing)}",
+            f"all tensors of {dialect.id}",
+            "if they belong to something else, leave them out: exclude=['<pattern of names>']",
+        )
+    if dialect.refused:
+        return Candidate(dialect, name, keys, {}, {})
+    tensors, extras = dialects.to_canonical(dialect, {row.key: arrays[keys[row.key]] for row in rows})
+    candidate = Candidate(dialect, name, keys, tensors, extras)
+    return replace(candidate, spec=_spec(candidate, {}))
+
+
+def _full(name: str, dialect: Dialect, key: str) -> str:
+    return f"{name}{dialect.separator}{key}" if name and "*" not in key else key
+
+
+def _lie_so(rows: list[Tensor], shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether every tensor has the rank of its layout, and the shape that its row spells."""
+    letters: dict[str, int] = {}
+    for row in rows:
+        shape = shapes[row.key]
+        if not row.accepts(shape):
+            return False
+        spelled = row.shape.split()
+        if spelled and len(spelled) != len(shape):
+            return False
+        for sign, size in zip(spelled, shape, strict=False):
+            if size != (int(sign) if sign.isdecimal() else letters.setdefault(sign, size)):
+                return False
+    return True
+
+
+def _spec(candidate: Candidate, hints: Mapping[str, Any]) -> Spec:
+    """The spec that sizes, facts, defaults and hints give together; a `DialectError` where they do not agree."""
+    dialect = candidate.dialect
+    shapes = {name: value.shape for name, value in candidate.tensors.items()}
+    told = {**hints, **dialect.facts}
+    try:
+        spec = SPECS[dialect.block].infer(shapes, **{**dialect.defaults, **told})
+        stated = type(spec).from_json({**spec.to_json(), **told})
+        wished = type(spec).from_json({**spec.to_json(), **hints})
+    except SpecError as error:
+        raise DialectError(f"{candidate.where} does not work out: {error}") from error
+    differences = spec.differences(stated) + stated.differences(wished)
+    if differences:
+        expected = "agreement of the weights, of what the dialect fixes and of the hints"
+        raise DialectError(f"{candidate.where} contradicts itself (found, told): {'; '.join(differences)}", expected)
+    if spec.parameters() != shapes:
+        raise DialectError(f"{candidate.where} has the shapes {shapes}", f"{spec.parameters()}")
+    return spec
+
+
+# Which fits are blocks
+
+
+def _whole_sets(fits: list[Candidate]) -> list[list[Candidate]]:
+    """The fits by the tensors that they take, less those that take a part of another's: half a block is none."""
+    sets: dict[frozenset[str], list[Candidate]] = {}
+    for fit in fits:
+        sets.setdefault(frozenset(fit.keys.values()), []).append(fit)
+    holders: dict[str, list[frozenset[str]]] = {}
+    for keys in sets:
+        for key in keys:
+            holders.setdefault(key, []).append(keys)
+    return [one for keys, one in sets.items() if not any(keys < other for other in holders[next(iter(keys))])]
+
+
+def _check_apart(sets: list[list[Candidate]]) -> None:
+    """Refuse fits that share some of their tensors: one of them must be wrong."""
+    owners: dict[str, list[Candidate]] = {}
+    for fits in sets:
+        for key in fits[0].keys.values():
+            other = owners.setdefault(key, fits)
+            if other is not fits:
+                raise _ambiguous([*other, *fits])
+
+
+def _check_parts(
+    sets: list[list[Candidate]], groups: Groups, arrays: Arrays, include: Sequence[str], exclude: Sequence[str]
+) -> None:
+    """Refuse a block that lacks a tensor beside whole ones of its dialect: it must not vanish among the rest."""
+    used = {key for fits in sets for key in fits[0].keys.values()}
+    for dialect in {fit.dialect.id: fit.dialect for fits in sets for fit in fits}.values():
+        if dialect.inline or dialect.numbered or dialect.refused:
+            continue
+        needed = [row.key for row in dialect.tensors if not row.optional]
+        for prefix, remainders in groups.items():
+            own = [key for key in remainders if remainders[key] not in used]
+            if len(own) * 2 <= len(needed) or len(own) != len(remainders) or not chosen(prefix[:-1], include, exclude):
+                continue
+            for name, spelling in _spellings(dialect, prefix, remainders, arrays):
+                if len(spelling) == len(remainders):  # nothing lies beside them: they are no other module's
+                    _fit(dialect, name, {row: remainders[key] for row, key in spelling.items()}, arrays)
+
+
+def _without_company(sets: list[list[Candidate]], groups: Groups) -> list[list[Candidate]]:
+    """`sets` less the pairs of layers that others lie beside and that are wider inside: plain multilayer perceptrons.
+
+    Any other block with foreign tensors in its own module is an error: they would be lost.
+    """
+    used = {key for fits in sets for key in fits[0].keys.values()}
+    kept = []
+    for fits in sets:
+        alone = [(fit, _beside(fit, groups, used)) for fit in fits]
+        fitting = [fit for fit, beside in alone if not beside]
+        if fitting:
+            kept.append(fitting)
+        elif not all(_wide(fit) for fit in fits):
+            fit, beside = alone[0]
+            raise UnexpectedTensorError(
+                f"received {_some(beside)} beside the block {fit.name!r} ({fit.dialect.id})",
+                f"beside {', '.join(fit.keys.values())} nothing in the same module",
+                "pass another dialect, or leave it out: exclude=['<pattern of names>']",
+            )
+    return kept
+
+
+def _beside(fit: Candidate, groups: Groups, used: set[str]) -> list[str]:
+    """The tensors of no block in the module of `fit`; for layers without a module of their own, in these layers."""
+    open_module = fit.dialect.inline or fit.dialect.numbered
+    some = next(iter(fit.keys.items()))
+    prefix = some[1].removesuffix(some[0]) if some[1].endswith(some[0]) else None
+    if prefix is None:  # a star or an anonymous name: its layers lie among those of the network
+        layers = {key.rpartition("/")[0] + "/" for key in fit.keys.values()}
+        return [key for layer in layers for key in groups.get(layer, {}).values() if key not in used]
+    roots = {re.split("[./]", row)[0] for row in fit.keys}
+    return [
+        key
+        for rest, key in groups[prefix].items()
+        if key not in used and (not open_module or re.split("[./]", rest)[0] in roots)
+    ]
+
+
+def _wide(fit: Candidate) -> bool:
+    """Whether a pair of layers is as wide inside as outside, as in a plain multilayer perceptron."""
+    spec = fit.spec
+    return spec is not None and spec.block == "se" and spec.arguments()["hidden_channels"] >= (spec.channels or 0)
+
+
+def _check_names(sets: list[list[Candidate]]) -> None:
+    names = [fits[0].name for fits in sets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DialectError(
+            f"received several blocks under {', '.join(map(repr, twice))}", "one block a prefix", "read them one by one"
+        )
+
+
+# What they mean
+
+
+def _checked_hints(sets: list[list[Candidate]], hints: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`hints`, if every pattern fits a block and every field belongs to one."""
+    names = [fits[0].name for fits in sets]
+    known = dict.fromkeys(name for fits in sets for fit in fits if fit.spec for name in fit.spec.arguments())
+    for name, value in hints.items():
+        if name in FIELDS or not isinstance(value, Mapping):
+            if name not in known and sets:
+                raise DialectError(f"received the hints {name!r}", f"of {', '.join(known)}")
+        elif not any(fnmatchcase(block, name) for block in names):
+            raise DialectError(
+                f"received hints for {name!r}", f"a spec field, or one of the blocks {', '.join(map(repr, names))}"
+            )
+        else:
+            wrong = [field for field in value if field not in known]
+            if wrong:
+                raise DialectError(f"received the hints {', '.join(map(repr, wrong))}", f"of {', '.join(known)}")
+    return hints
+
+
+def _own_hints(fit: Candidate, hints: Mapping[str, Any]) -> dict[str, Any]:
+    """What the hints say of this block: what they say of all, and then what they say of some."""
+    assert fit.spec is not None
+    own = {name: value for name, value in hints.items() if name in fit.spec.arguments()}
+    for pattern, some in hints.items():
+        if pattern not in FIELDS and isinstance(some, Mapping) and fnmatchcase(fit.name, pattern):
+            own |= {name: value for name, value in some.items() if name in fit.spec.arguments()}
+    return own
+
+
+def _resolve(fits: list[Candidate], hints: Mapping[str, Any], asked: bool, included: bool) -> Found:
+    """The block that the readings `fits` of the same tensors are, as far as the hints tell."""
+    readable = [fit for fit in fits if not fit.dialect.refused]
+    if not readable:
+        return Found(fits[0].name, tuple(fits), fault=_refusal(fits[0]))
+    agreeing, faults = [], []
+    for fit in readable:
+        try:
+            agreeing.append(replace(fit, spec=_spec(fit, _own_hints(fit, hints))))
+        except DialectError as error:
+            faults.append(error)
+    if not agreeing:
+        raise faults[0] if len(faults) == 1 else DialectError("; ".join(str(fault) for fault in faults))
+    first = agreeing[0]
+    if any(not _same_tensors(first, other) for other in agreeing[1:]):
+        return Found(first.name, tuple(agreeing), fault=_ambiguous(agreeing))
+    told = _own_hints(first, hints)
+    doubts = [*_differences(agreeing), *(_open(agreeing, told) if asked else [])]
+    if _wide(first) and not included and (asked or first.name):
+        doubts.append(Doubt(PLAIN_LAYERS, (), "two layers as wide inside as outside may be a plain perceptron"))
+    return Found(first.name, tuple(agreeing), tuple({doubt.fact: doubt for doubt in doubts}.values()))
+
+
+def _same_tensors(one: Candidate, other: Candidate) -> bool:
+    """Whether two readings make the same canonical tensors: the same views of the same memory, or equal numbers."""
+    if one.dialect.block != other.dialect.block or one.tensors.keys() != other.tensors.keys():
+        return False
+    pairs = [(value, other.tensors[name]) for name, value in one.tensors.items()]
+    return all(a.shape == b.shape and (_same_view(a, b) or np.array_equal(a, b, equal_nan=True)) for a, b in pairs)
+
+
+def _same_view(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
+
+
+def _differences(fits: list[Candidate]) -> Iterator[Doubt]:
+    """The fields in which readings of the same tensors differ."""
+    tables = {fit.dialect.id: fit.spec.to_json() for fit in fits if fit.spec is not None}
+    for name in next(iter(tables.values())):
+        values = {dialect: table[name] for dialect, table in tables.items()}
+        distinct = [
+            value for number, value in enumerate(values.values()) if value not in list(values.values())[:number]
+        ]
+        if len(distinct) > 1:
+            reason = ", ".join(f"{_short(value)} in {dialect}" for dialect, value in values.items())
+            yield Doubt(name, tuple(map(_short, distinct)), reason)
+
+
+def _short(value: Any) -> Any:
+    """A gate as a hint would spell it."""
+    plain = {"kind": "hard_sigmoid", "slope": 1 / 6, "offset": 0.5}
+    if not isinstance(value, Mapping) or "kind" not in value:
+        return value
+    return value["kind"] if value["kind"] != "hard_sigmoid" or value == plain else dict(value)
+
+
+def _open(fits: list[Candidate], told: Mapping[str, Any]) -> Iterator[Doubt]:
+    """The defaults that users of these classes do set."""
+    for name in dict.fromkeys(name for fit in fits for name in fit.dialect.doubtful):
+        if name not in told:
+            yield Doubt(name, ALLOWED.get(name, ()), "the weights are the same whatever it is")
+
+
+# Errors
+
+
+def _question(found: Iterable[Found]) -> DialectError:
+    """One error that asks for everything that is open."""
+    found = list(found)
+    first = found[0]
+    facts = [doubt for doubt in first.doubts if doubt.fact != PLAIN_LAYERS]
+    others = f" (and {len(found) - 1} more blocks are in doubt)" if len(found) > 1 else ""
+    looks = f"block {first.name!r} looks like {' or '.join(fit.dialect.id for fit in first.readings)}"
+    if not facts:
+        return DialectError(
+            f"{looks}, but {first.doubts[0].reason}{others}",
+            "to be told which pairs of layers are attention",
+            f"pass include=[{first.name!r}, ...] for those that are, or exclude=[{first.name!r}, ...]",
+        )
+    names = " and ".join(doubt.fact for doubt in facts)
+    allowed = "; ".join(f"{doubt.fact}: {', '.join(map(repr, doubt.values))}" for doubt in facts)
+    spelled = {name: _short(value) for name, value in (first.spec.to_json() if first.spec else {}).items()}
+    example = {doubt.fact: spelled[doubt.fact] for doubt in facts}
+    return DialectError(
+        f"{looks}, whose weights do not tell {names}{others}",
+        f"hints for them ({allowed})",
+        f"pass hints={example!r}, for some blocks hints={{'<pattern of names>': {{...}}}}, or "
+        f"dialect={first.dialect.id!r} for the defaults of its class",
+    )
+
+
+def _refusal(fit: Candidate) -> DialectError:
+    return DialectError(
+        f"received {_some(list(fit.keys.values()))}, which is {fit.dialect.id}: {fit.dialect.refused}",
+        "weights that can be read without loss",
+        "leave it out: exclude=['<pattern of names>']",
+    )
+
+
+def _ambiguous(fits: list[Candidate]) -> DialectError:
+    ids = list(dict.fromkeys(fit.dialect.id for fit in fits))
+    keys = dict.fromkeys(key for fit in fits for key in fit.keys.values())
+    return DialectError(
+        f"received {_some(list(keys))}, which fit {' and '.join(ids)}",
+        "one dialect",
+        f"choose with {' or '.join(f'dialect={name!r}' for name in ids)}",
+    )
+
+
+class NothingFoundError(DialectError):
+    """Weights in which no dialect finds a block."""
+
+
+def _nothing(arrays: Arrays, wanted: list[Dialect]) -> NothingFoundError:
+    known = ", ".join(one.id for one in wanted)
+    return NothingFoundError(
+        f"received {_some(list(arrays))}, which fit no block of {known}",
+        "all weights of at least one block, under any prefix",
+        "pass dialect= to learn what is missing, or build a parity.Block from canonical names",
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "no tensors"

@@ -1,0 +1,68 @@
+"""safetensors files: exchange files, recordings of what somebody's implementation computed, plain weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from parity import dialects, exchange
+from parity.errors import FormatError
+from parity.files import Contents
+
+GOLDEN = "attention-golden/1"
+GOLDEN_ONNX = "attention-golden-onnx/1"
+
+# Blocks whose weights do not tell the rank of the maps that they were made for.
+RANKLESS = ("se", "eca")
+
+
+def read(path: str) -> Contents:
+    """What a safetensors file holds.
+
+    Raises:
+        FormatError: for a damaged file, or a recording with unreadable metadata.
+    """
+    tensors, metadata = exchange.read_tensors(path, mapped=True)
+    if exchange.METADATA_KEY in metadata:
+        return Contents("exchange file", {}, tuple(exchange.read(path)))
+    return recording(path, tensors, metadata)
+
+
+def recording(path: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Contents:
+    """The weights of a recording, with the dialect and the hints that it names; of any other file, all tensors."""
+    try:
+        if metadata.get("format") == GOLDEN:
+            return _golden(tensors, metadata)
+        if metadata.get("format") == GOLDEN_ONNX:
+            return _golden_onnx(tensors, metadata)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{path} is a recording with unreadable metadata ({error!r})") from error
+    return Contents("safetensors file", tensors)
+
+
+def _golden(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Contents:
+    state = {name.removeprefix("state/"): tensors[name] for name in tensors if name.startswith("state/")}
+    dialect, hints = metadata["dialect"], json.loads(metadata.get("hints", "{}"))
+    if not isinstance(hints, dict):
+        raise TypeError(f"hints of type {type(hints).__name__}")
+    known = dialects.DIALECTS.get(dialect)
+    if known is not None and known.block in RANKLESS and "input" in tensors:
+        hints = {"spatial_dims": tensors["input"].ndim - 2} | hints
+    return Contents("recording", state, dialect=dialect, hints=hints)
+
+
+def _golden_onnx(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Contents:
+    state = {name: value for name, value in tensors.items() if not name.endswith(("/input", "/output"))}
+    hints = {block["name"]: {"gate": _gate(block)} for block in json.loads(metadata["blocks"])}
+    if not all(isinstance(name, str) for name in hints):
+        raise TypeError("a block's name that is no string")
+    return Contents("recording", state, dialect="torchvision/SqueezeExcitation", hints=hints)
+
+
+def _gate(block: Mapping[str, Any]) -> dict[str, Any] | str:
+    if block["gate"] == "HardSigmoid":
+        return {"kind": "hard_sigmoid", "slope": block["alpha"], "offset": block["beta"]}
+    return block["gate"].lower()

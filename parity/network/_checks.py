@@ -1,0 +1,135 @@
+"""Whether partners compute the same function, and the values that go from one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from parity.block import FLOAT_DTYPES, native
+from parity.errors import ParityError, SpecMismatchError, TensorShapeError
+from parity.network._pairs import Paired
+from parity.network._part import NEUTRAL, NORMS, Part, Side, listed
+from parity.port import _overflows, _portable, _shape
+
+# Matters when the ported model is trained further; no framework of the three lets the user choose.
+TRAINING_ONLY = ("unbiased_variance",)
+
+
+def check(pairs: list[Paired]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """The fields that only one side shows, and the differences that outputs do not feel, by name in the source."""
+    config = [list(_config_faults(one, other)) for one, other, _ in pairs]
+    shapes = [list(_shape_faults(one, other)) for one, other, _ in pairs]
+    wrong = [
+        f"{both(one, other)} ({'; '.join(first + second)})"
+        for (one, other, _), first, second in zip(pairs, config, shapes, strict=True)
+        if first or second
+    ]
+    if wrong:
+        kind: type[ParityError] = SpecMismatchError if any(config) else TensorShapeError
+        raise kind(
+            f"received layers that compute different functions: {listed(wrong)}",
+            "equal kinds, shapes and configuration",
+            "build the target as the source is, or correct the pairs with mapping=",
+        )
+    unverified, differences = {}, {}
+    for one, other, _ in pairs:
+        one_sided = [key for key in {**one.shown, **other.shown} if (key in one.shown) != (key in other.shown)]
+        unverified[one.name] = tuple(dict.fromkeys((*one_sided, *one.open, *other.open)))
+        differences[one.name] = (*_training_differences(one, other), *_neutral_differences(one, other))
+    return (
+        {name: fields for name, fields in unverified.items() if fields},
+        {name: texts for name, texts in differences.items() if texts},
+    )
+
+
+def both(one: Part, other: Part) -> str:
+    return repr(one.name) if one.name == other.name else f"{one.name!r} -> {other.name!r}"
+
+
+def _config_faults(one: Part, other: Part) -> Iterator[str]:
+    if one.kind != other.kind:
+        yield f"kind: source {one.kind}, target {other.kind}"
+        return
+    for key, value in one.shown.items():
+        if key in other.shown and key not in TRAINING_ONLY and not _agree(key, value, other.shown[key]):
+            yield f"{key}: source {value!r}, target {other.shown[key]!r}"
+
+
+def _agree(key: str, value: Any, other: Any) -> bool:
+    if key == "channels" and None in (value, other):  # ECA's weights do not tell them
+        return True
+    if key == "padding" and isinstance(value, list):
+        # Nobody knows of zeros that stand outside of the layer; two sides that both pad must pad alike.
+        return value == other or not any(map(any, value)) or not any(map(any, other))
+    return bool(value == other)
+
+
+def _shape_faults(one: Part, other: Part) -> Iterator[str]:
+    if one.kind != other.kind:
+        return
+    ours, theirs = one.shapes, other.shapes
+    optional = NEUTRAL if one.kind in NORMS else {}
+    for leaf in dict.fromkeys((*ours, *theirs)):
+        if leaf in ours and leaf in theirs and ours[leaf] != theirs[leaf]:
+            yield f"{leaf}: source {ours[leaf]}, target {theirs[leaf]}"
+        if (leaf in ours) != (leaf in theirs) and leaf not in optional:
+            yield f"{leaf}: source {ours.get(leaf, 'none')}, target {theirs.get(leaf, 'none')}"
+
+
+def _training_differences(one: Part, other: Part) -> Iterator[str]:
+    for key in TRAINING_ONLY:
+        if key in one.shown and key in other.shown and one.shown[key] != other.shown[key]:
+            yield f"{key}: source {one.shown[key]!r}, target {other.shown[key]!r}; matters when trained further"
+
+
+def _neutral_differences(one: Part, other: Part) -> Iterator[str]:
+    for leaf in NEUTRAL if one.kind in NORMS else ():
+        if leaf in other.slots and leaf not in one.slots:
+            yield f"{leaf}: source none, target set to {NEUTRAL[leaf]}"
+        if leaf in one.slots and leaf not in other.slots:
+            yield f"{leaf}: source {NEUTRAL[leaf]} everywhere, target none"
+
+
+Write = tuple[Any, np.ndarray, str]
+
+
+def writes_into(source: Side, one: Part, target: Side, other: Part) -> Iterator[Write]:
+    """(variable, value, name) of each variable of the target's part."""
+    values = {leaf: slot.to_canonical(source.read(one.name, slot.variable)) for leaf, slot in one.slots.items()}
+    for leaf, value in values.items():
+        if leaf not in other.slots and not np.all(value == NEUTRAL[leaf]):
+            raise SpecMismatchError(
+                f"source {one.name!r} has a {leaf} and target {other.name!r} none",
+                f"a {leaf} of {NEUTRAL[leaf]} everywhere, or a target with one",
+            )
+    for leaf, slot in other.slots.items():
+        value = values[leaf] if leaf in values else np.full(slot.shape, NEUTRAL[leaf], np.float32)
+        if native(value).dtype not in FLOAT_DTYPES:
+            raise TensorShapeError(f"source {one.name!r}: {leaf} of dtype {value.dtype}", "floating-point numbers")
+        if _overflows(slot.variable, value):
+            raise TensorShapeError(
+                f"{one.name!r} has finite numbers that {other.name!r} would hold as infinite ({leaf}: source "
+                f"{value.dtype}, target {slot.variable.dtype})",
+                "numbers within the range of the target's dtype",
+                "build the target with a wider dtype",
+            )
+        shape = _shape(slot.variable)
+        yield slot.variable, _portable(slot.from_canonical(value, shape)), f"{other.name}: {leaf}"
+    for key, variable in one.extras.items():
+        if key in other.extras:
+            yield other.extras[key], source.read(one.name, variable), f"{other.name}: {key}"
+
+
+def check_shared(writes: list[Write]) -> None:
+    """Raise where one variable of the target would get two different values."""
+    first: dict[int, Write] = {}
+    for write in writes:
+        other = first.setdefault(id(write[0]), write)
+        if not np.array_equal(other[1], write[1], equal_nan=write[1].dtype.kind == "f"):
+            raise SpecMismatchError(
+                f"the target shares one variable between {other[2]!r} and {write[2]!r}, for which the source has "
+                "different values",
+                "a source that shares it too",
+            )

@@ -1,0 +1,154 @@
+"""Both models run on an example: the outputs agree, or the first layer that differs is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from parity.compare import Comparison, compare
+from parity.errors import InputError, OutputMismatchError
+from parity.network._checks import both
+from parity.network._pairs import Paired
+from parity.network._part import Call, Part, Side, laid_out, listed, moved
+from parity.network._report import Report
+from parity.oracle import Measured
+from parity.port import _portable
+from parity.spec import SPECS
+from parity.tolerances import DTYPES, tolerance
+
+
+def as_inputs(example: Any) -> list[np.ndarray]:
+    """The arrays of the user's example."""
+    inputs = [np.asarray(value) for value in (example if isinstance(example, tuple) else (example,))]
+    if not inputs or any(value.dtype.kind not in "fiub" for value in inputs):
+        raise InputError(f"received an example of {listed(str(value.dtype) for value in inputs)}", "arrays of numbers")
+    return inputs
+
+
+def prove(
+    report: Report, source: Side, target: Side, pairs: list[Paired], writes: list[Any], inputs: Sequence[np.ndarray]
+) -> Report:
+    """Write, run both models and compare; on any failure the target gets its old values back."""
+    expected, _ = source.record(inputs, [])
+    _check_dtypes(source, expected)
+    laid = laid_out(inputs, source, target)
+    before = [(variable, _portable(target.read("variable", variable))) for variable, _ in writes]
+    try:
+        target.adapter.write_variables(target.session, writes)
+        got, _ = target.record(laid, [])
+        _check_dtypes(target, got)
+        if len(got) != len(expected):
+            raise OutputMismatchError(f"the target has {len(got)} outputs", f"the source's {len(expected)}")
+        pairs_of_outputs = zip(expected, got, strict=True)
+        results = [_closest(number, one, other, source, target) for number, (one, other) in enumerate(pairs_of_outputs)]
+        worst = max(results, key=lambda result: result[0].ratio)
+        if worst[0].failure:
+            raise _mismatch(report, source, target, pairs, inputs, laid, worst[0].failure)
+    except BaseException:
+        target.adapter.write_variables(target.session, before)
+        raise
+    error, allowed = worst[0].ratio * worst[1], worst[1]
+    return Report(report.pairs, report.unverified, report.differences, report.left, error, allowed)
+
+
+def _check_dtypes(side: Side, outputs: list[np.ndarray]) -> None:
+    wrong = sorted({str(value.dtype) for value in outputs} - set(DTYPES))
+    if wrong or not outputs:
+        raise InputError(
+            f"received a {side.role} whose outputs are {', '.join(wrong) or 'none'}",
+            f"outputs in {' or '.join(DTYPES)}, for which there is a tolerance",
+            "compare in one of them, or leave example out",
+        )
+
+
+def _closest(
+    number: int, expected: np.ndarray, got: np.ndarray, source: Side, target: Side
+) -> tuple[Comparison, float]:
+    """The comparison of an output: a feature map may lie in the target's layout, and a sequence may not."""
+    readings = [moved(target.channels, source.channels)(got), got]
+    fitting = [reading for reading in readings if reading.shape == expected.shape] or readings[:1]
+    results = [_compared(f"output {number}", expected, reading) for reading in fitting]
+    return min(results, key=lambda result: result[0].ratio)
+
+
+def _compared(name: str, expected: np.ndarray, got: np.ndarray) -> tuple[Comparison, float]:
+    """The comparison in the coarser of the two dtypes, and the tolerance that it went by."""
+    dtype = min((str(expected.dtype), str(got.dtype)), key=lambda name: np.dtype(name).itemsize)
+    dtype = dtype if dtype in DTYPES else "float32"
+    scale = np.abs(expected).astype(np.float64)
+    (result,) = compare(
+        {f"network.{name}": Measured(expected.astype(np.float64), scale)},
+        {f"network.{name}": got.astype(dtype)},
+        dtype=dtype,
+        device="cpu",
+    )
+    return result, tolerance("network", dtype, "cpu")
+
+
+def _mismatch(
+    report: Report,
+    source: Side,
+    target: Side,
+    pairs: list[Paired],
+    inputs: Sequence[np.ndarray],
+    laid: Sequence[np.ndarray],
+    failure: str,
+) -> OutputMismatchError:
+    """The error that names the first pair, in the order in which the source runs, whose outputs differ."""
+    _, calls = source.record(inputs, [one.name for one, _, _ in pairs])
+    _, others = target.record(laid, [other.name for _, other, _ in pairs])
+    partners = {one.name: (one, other) for one, other, _ in pairs}
+    theirs: dict[str, list[Call]] = {}
+    for call in others:
+        theirs.setdefault(call[0], []).append(call)
+    last = "the input"
+    for name, x, y in calls:
+        one, other = partners[name]
+        if other.name not in theirs or not _comparable(one, other):
+            continue
+        if not theirs[other.name]:
+            return _differs(f"source {name!r} runs more often than target {other.name!r}", failure)
+        _, their_x, their_y = theirs[other.name].pop(0)
+        found = _layer_failure(one, other, y, their_y)
+        if found:
+            where = _where(report, one, other, x, their_x, last)
+            return _differs(
+                f"the first layer that differs is {both(one, other)} ({one.kind}), {where}: {found}", failure
+            )
+        last = repr(name)
+    return _differs(f"every layer that can be compared agrees: the fault lies behind {last}", failure)
+
+
+def _where(report: Report, one: Part, other: Part, x: Any, their_x: Any, last: str) -> str:
+    """What the inputs of the first layer that differs say of the place of the fault."""
+    if x is None or their_x is None:  # of a norm in TensorFlow's single operations
+        return f"after {last} agrees"
+    if _layer_failure(one, other, x, their_x):
+        return f"whose inputs differ already: the fault lies between {last} and it"
+    return f"with equal inputs{_doubts(report, one.name)}"
+
+
+def _doubts(report: Report, name: str) -> str:
+    fields = report.unverified.get(name, ())
+    return f" (not comparable by configuration: {', '.join(fields)})" if fields else ""
+
+
+def _comparable(one: Part, other: Part) -> bool:
+    """Whether the outputs mean the same: an activation inside one of the layers is outside of the other."""
+    return one.shown.get("activation") == other.shown.get("activation") or one.kind in SPECS
+
+
+def _layer_failure(one: Part, other: Part, expected: np.ndarray, got: np.ndarray) -> str:
+    first, second = moved(one.channels, "first"), moved(other.channels, "first")
+    result, _ = _compared("", first(expected), second(got))
+    return result.failure.removeprefix("network.: ")
+
+
+def _differs(where: str, failure: str) -> OutputMismatchError:
+    return OutputMismatchError(
+        f"the models differ on the example ({failure.removeprefix('network.')}); {where}",
+        "equal outputs",
+        "the target has its old weights again",
+    )
