@@ -28,7 +28,7 @@ CHANNELS_FIRST_NORMS = ("timm.layers.norm.LayerNorm2d", "torchvision.models.conv
 # Where implementations of attention blocks keep what their weights do not tell.
 MEMBERS = {
     "gate": ("gate", "scale_activation", "channel.gate", "spatial.gate"),
-    "activation": ("act", "activation", "channel.act"),
+    "activation": ("act", "act1", "activation", "channel.act"),
 }
 ACTIVATIONS = ("torch.nn.modules.activation.", "timm.layers.activations.")
 FLAGS = {"residual": "has_skip", "add_maxpool": "add_maxpool"}
@@ -223,6 +223,10 @@ def _facts(module: nn.Module) -> Iterator[tuple[str, Any]]:
         # Two functions in one field, or one that has no name here, give a word that no spec accepts.
         if members:
             yield field, " and ".join(dict.fromkeys(map(_function, members)))
+    norms = [member for member in module.modules() if isinstance(member, nn.modules.batchnorm._BatchNorm)]
+    if norms and norms[0].momentum is not None:
+        norm = {"epsilon": norms[0].eps, "update_rate": norms[0].momentum, "unbiased_variance": True}
+        yield "norm", norm
     for field, flag in FLAGS.items():
         if getattr(module, flag, False) is True:
             yield field, True

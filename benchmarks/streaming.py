@@ -126,7 +126,7 @@ def _measure(folder: Path, layout: str, given: argparse.Namespace) -> dict[str, 
 
 
 def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    return {key: statistics.median_low(run[key] for run in runs) for key in runs[0]}
 
 
 def _forget(files: list[Path]) -> None:

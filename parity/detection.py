@@ -169,8 +169,7 @@ def _candidates(dialect: str | Dialect | None) -> list[Dialect]:
     if dialect is None:
         return list(dialects.DIALECTS.values())
     if isinstance(dialect, str) and set(dialect) & set("*?["):
-        some = [one for name, one in dialects.DIALECTS.items() if fnmatchcase(name, dialect)]
-        return some or [dialects.get(dialect)]
+        return dialects.find(dialect) or [dialects.get(dialect)]
     return [dialects.get(dialect)]
 
 
@@ -305,19 +304,12 @@ def _full(name: str, dialect: Dialect, key: str) -> str:
 
 
 def _lie_so(rows: list[Tensor], shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether every tensor has the rank of its layout, and the shape that its row spells."""
+    """Whether every tensor can be its row's, and the letters of the rows' shapes mean one size each."""
     letters: dict[str, int] = {}
-    for row in rows:
-        shape = shapes[row.key]
-        if not row.accepts(shape):
-            return False
-        spelled = row.shape.split()
-        if spelled and len(spelled) != len(shape):
-            return False
-        for sign, size in zip(spelled, shape, strict=False):
-            if size != (int(sign) if sign.isdecimal() else letters.setdefault(sign, size)):
-                return False
-    return True
+    spelled = [(sign, size) for row in rows for sign, size in zip(row.shape.split(), shapes[row.key], strict=False)]
+    return all(row.accepts(shapes[row.key]) for row in rows) and all(
+        sign.isdecimal() or letters.setdefault(sign, size) == size for sign, size in spelled
+    )
 
 
 def _spec(candidate: Candidate, hints: Mapping[str, Any]) -> Spec:
@@ -526,9 +518,10 @@ def _short(value: Any) -> Any:
 
 def _open(fits: list[Candidate], told: Mapping[str, Any]) -> Iterator[Doubt]:
     """The defaults that users of these classes do set."""
+    fields = fits[0].spec.to_json() if fits[0].spec else {}
     for name in dict.fromkeys(name for fit in fits for name in fit.dialect.doubtful):
-        if name not in told:
-            yield Doubt(name, ALLOWED.get(name, ()), "the weights are the same whatever it is")
+        if name not in told and fields.get(name) is not None:  # what is not there has no epsilon
+            yield Doubt(name, ALLOWED.get(name, (fields[name],)), "the weights are the same whatever it is")
 
 
 # Errors
@@ -582,7 +575,7 @@ class NothingFoundError(DialectError):
 
 
 def _nothing(arrays: Arrays, wanted: list[Dialect]) -> NothingFoundError:
-    known = ", ".join(one.id for one in wanted)
+    known = wanted[0].id if len(wanted) == 1 else f"the {len(wanted)} dialects looked for"
     return NothingFoundError(
         f"received {_some(list(arrays))}, which fit no block of {known}",
         "all weights of at least one block, under any prefix",

@@ -141,13 +141,15 @@ def probe_input(block: Block, dtype: str = "float32") -> NDArray:
         raise InputError(
             f"received block {block.name!r} with a kernel too large for a probe", f"at most {LIMIT} products"
         )
-    looks = (_look(block, scale * _draw(block, attempt)) for attempt in range(2) for scale in SCALES)
+    # A wide block shows what it can at the first attempts, and each look at it takes long.
+    wide = math.prod(_shape(block)) > BUDGET
+    looks = (_look(block, scale * _draw(block, attempt)) for attempt in range(1 if wide else 2) for scale in SCALES)
     best = max(looks, key=lambda look: look.score)
     scale = 2.0 ** round(math.log2(np.abs(best.x).max() / np.abs(_draw(block, 0)).max()))
-    for attempt in range(2, DRAWS):
+    for attempt in range(2, 4 if wide else DRAWS):
         if best.decided and not best.blind_spots:
             break
-        near = 4.0 ** (attempt % 5 - 2)
+        near = 2.0 ** (attempt % 5 - 2)
         best = max(best, _look(block, near * scale * _draw(block, attempt)), key=lambda look: look.score)
     return best.x.astype(dtype)
 
@@ -307,7 +309,7 @@ def _draw(block: Block, attempt: int) -> NDArray:
     # The second sample leans the other way, so that a hidden unit that is dead in one lives in the other; the third
     # goes far out, where hard gates have their corners.
     centre = rng.normal(size=(1, channels, *flat)) * np.array([1.0, -1.25, 0.0])[:samples].reshape(-1, 1, *flat)
-    far = 12 if _is_hard(block.spec) else 3
+    far = 12 if _is_hard(block.spec) and attempt % 3 == 0 else 3
     centre[2:] = far * rng.normal(size=(max(samples - 2, 0), channels, *flat))
     # What all channels share is what their mean at each position keeps.
     spread = rng.normal(size=(samples, 1, *sizes)) + 0.5 * rng.normal(size=(samples, channels, *sizes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -54,6 +54,33 @@ def read(
     """
     contents, found = _detected(source, dialect, hints, include, exclude)
     return [*contents.blocks, *(found.blocks() if found else [])]
+
+
+def read_with_probes(source: Any, *arguments: Any, **options: Any) -> list[Block]:
+    """`read`, with a probe for each block: what the file itself can say of the source's output, else the oracle's.
+
+    A recording holds its input and output; of an ONNX graph, ONNX Runtime runs the block. Weights alone compute
+    nothing: the oracle's output then proves that they arrive whole, and nothing about the hints.
+    """
+    contents, found = _detected(source, *_arguments(*arguments, **options))
+    blocks = [*contents.blocks, *(found.blocks() if found else [])]
+    if contents.prove is not None:
+        return contents.prove(blocks)
+    from parity import probe  # it reads, too
+
+    without = probe.with_probes([block for block in blocks if block.probe is None])
+    probed = {block.name: block for block in without}
+    return [probed.get(block.name, block) for block in blocks]
+
+
+def _arguments(
+    dialect: str | Dialect | None = None,
+    hints: Mapping[str, Any] | None = None,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> tuple[str | Dialect | None, Mapping[str, Any] | None, Sequence[str], Sequence[str]]:
+    return dialect, hints, include, exclude
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +186,7 @@ def _detected(
         if dialect is not None or given:
             raise DialectError(f"received a dialect or hints for an {contents.kind}", "neither: it tells its own specs")
         blocks = tuple(block for block in contents.blocks if detection.chosen(block.name, include, exclude))
-        return Contents(contents.kind, contents.tensors, blocks), None
+        return replace(contents, blocks=blocks), None
     if dialect is None:
         dialect = contents.dialect
     found = detection.detect(contents.tensors, dialect, {**contents.hints, **given}, include, exclude)
@@ -171,7 +198,7 @@ def _contents(source: Any) -> Contents:
         return Contents("mapping of arrays", arrays_of(source))
     if isinstance(source, str | os.PathLike):
         contents = files.open(source)
-        return Contents(contents.kind, arrays_of(contents.tensors), contents.blocks, contents.dialect, contents.hints)
+        return replace(contents, tensors=arrays_of(contents.tensors))
     received = f"received a {type(source).__module__}.{type(source).__qualname__}"
     raise FormatError(received, "a path, or a mapping of arrays", "parity.blocks_of takes live models")
 

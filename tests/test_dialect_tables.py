@@ -300,14 +300,12 @@ def test_detection_asks_what_no_weight_tells(name):
     spec = fitting(dialect)[0]
     tensors = {key: random(*shape) for key, shape in spec.parameters().items()}
     state = dialects.from_canonical(dialect, tensors, star=star_of(dialect))
-    (found,) = detection.detect({f"net{dialect.separator}{key}": value for key, value in state.items()}).found
+    arrays = {f"net{dialect.separator}{key}": value for key, value in state.items()}
+    (found,) = detection.detect(arrays).found
     assert {doubt.fact for doubt in found.doubts} == set(ASKED[name].split())
     assert name in [reading.dialect.id for reading in found.readings]
-    json_form = spec.to_json()
-    answers = {fact: json_form[fact] for fact in ASKED[name].split()}
-    (block,) = detection.detect(
-        {f"net{dialect.separator}{key}": value for key, value in state.items()}, None, answers
-    ).blocks()
+    answers = {fact: spec.to_json()[fact] for fact in ["spatial_dims", *ASKED[name].split()]}
+    (block,) = detection.detect(arrays, None, answers).blocks()
     assert block.spec == spec
 
 
@@ -413,7 +411,7 @@ def judged_by_the_oracle(dialect, state, x, y, hints=None, data_format="channels
     return [one.failure for one in results if one.failure]
 
 
-def arrays(module):
+def state_of(module):
     return {key: value.detach().numpy() for key, value in module.state_dict().items()}
 
 
@@ -468,7 +466,7 @@ def test_timm_modules(name):
 
     x = feature_map(2, CHANNELS, 9, 11)
     y = module(torch.tensor(x)).detach().numpy()
-    assert judged_by_the_oracle(dialect, arrays(module), x, y, hints) == []
+    assert judged_by_the_oracle(dialect, state_of(module), x, y, hints) == []
 
 
 def test_timm_channels_last_module():
@@ -477,7 +475,7 @@ def test_timm_channels_last_module():
 
     x = np.moveaxis(feature_map(2, CHANNELS, 5, 7), 1, -1)
     y = module(torch.tensor(x)).detach().numpy()
-    assert judged_by_the_oracle("timm/SqueezeExciteCl", arrays(module), x, y, data_format="channels_last") == []
+    assert judged_by_the_oracle("timm/SqueezeExciteCl", state_of(module), x, y, data_format="channels_last") == []
 
 
 @pytest.mark.parametrize(
@@ -491,7 +489,7 @@ def test_a_wrong_hint_would_show(name, hints):
 
     x = feature_map(2, CHANNELS, 9, 11)
     y = module(torch.tensor(x)).detach().numpy()
-    assert judged_by_the_oracle(dialect, arrays(module), x, y, hints) != []
+    assert judged_by_the_oracle(dialect, state_of(module), x, y, hints) != []
 
 
 @pytest.mark.parametrize(
@@ -509,7 +507,7 @@ def test_timm_modules_that_are_other_functions(path, options, dialect):
     """Recognised, whole, and refused: by their own table and by no other."""
     if "norm_layer" in options:
         options = {"norm_layer": pytest.importorskip("torch").nn.BatchNorm2d}
-    state = {f"net.attn.{key}": value for key, value in arrays(timm_module(path, options)).items()}
+    state = {f"net.attn.{key}": value for key, value in state_of(timm_module(path, options)).items()}
     table = dialects.get(dialect)
     assert len(table.match_keys({key.removeprefix("net.attn."): 0 for key in state})[""]) == len(state)
     with pytest.raises(DialectError, match=re.escape(f"{dialect}: {table.refused}")):
@@ -549,7 +547,7 @@ def test_own_modules(block, options, dialect):
 
     x = feature_map(2, CHANNELS, *(9, 11, 5)[: module.spec.spatial_dims])
     y = module(torch.tensor(x)).detach().numpy()
-    assert judged_by_the_oracle(dialect, arrays(module), x, y) == []
+    assert judged_by_the_oracle(dialect, state_of(module), x, y) == []
 
 
 @by_id([one for one in ALL if one.id.startswith("attention_torch/") and one.detected])

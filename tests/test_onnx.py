@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from timm_models import import_timm
 
 from parity import exchange, golden, oracle
 from parity.compare import compare
@@ -687,13 +688,24 @@ def turned_planes(b):
 
 
 def crossed_coordinates(b):
-    """The height's part multiplies the width."""
+    """The height's part multiplies the width, which only a square map allows."""
     h = b.ReduceMean("x", axes=[3], keepdims=1)
     w = b.Transpose(b.ReduceMean("x", axes=[2], keepdims=1), perm=[0, 1, 3, 2])
     f = b.Relu(conv1x1(b, b.Concat(h, w, axis=2), CA_REDUCE, CA_BIAS))
-    h, w = b.Split(f, np.array([W, H], np.int64), axis=2, outputs=2)
+    h, w = cut_dynamic(b, f, "x", swapped=False)
     g_w = b.Sigmoid(conv1x1(b, b.Transpose(h, perm=[0, 1, 3, 2]), CA_W, B2))
     return b.Mul(b.Mul("x", b.Sigmoid(conv1x1(b, w, CA_H, B2))), g_w)
+
+
+def turned_gate(b, logits):
+    """The gate of the channels multiplies the height, which only a map of as many rows allows."""
+    return b.Mul("x", b.Transpose(b.Sigmoid(logits), perm=[0, 2, 1, 3]))
+
+
+def other_self_gate(b):
+    """exp(u) * sigmoid(u) is no SiLU."""
+    u = conv1x1(b, b.GlobalAveragePool("x"), W1, B1)
+    return b.Mul("x", b.Sigmoid(conv1x1(b, b.Mul(b.Exp(u), b.Sigmoid(u)), W2, B2)))
 
 
 NEAR_MISSES = {
@@ -717,6 +729,11 @@ NEAR_MISSES = {
     "turned_planes": turned_planes,
     "planes_of_other_map": lambda b: spatial_half(b, b.Exp("x"), source="x"),
     "crossed_coordinates": crossed_coordinates,
+    "other_self_gate": other_self_gate,
+    "turned_se": lambda b: turned_gate(b, perceptron(b, b.GlobalAveragePool("x"))),
+    "turned_cbam": lambda b: turned_gate(
+        b, b.Add(perceptron(b, b.GlobalAveragePool("x")), perceptron(b, b.GlobalMaxPool("x")))
+    ),
     "added_gate": lambda b: b.Add("x", b.Sigmoid(perceptron(b, b.GlobalAveragePool("x")))),
 }
 
@@ -725,7 +742,7 @@ NEAR_MISSES = {
 def test_near_misses_are_no_blocks(tmp_path, miss):
     b = Builder()
     y = NEAR_MISSES[miss](b)
-    shape = (C, C, H, W) if miss == "scrambled" else ("n", C, H, W)
+    shape = (C, C, H, W) if miss == "scrambled" else ("n", C, "h", "w")
     found = contents(b.save(tmp_path / "m.onnx", y, shape))
     assert found.blocks == ()
     assert sum(value.size == W2.size for value in found.tensors.values()) or "eca" in miss or "planes" in miss
@@ -822,13 +839,18 @@ def test_probes(tmp_path):
         run_block(path, "se", X.astype(np.float64))
 
 
-def test_block_that_sees_more_than_its_input(tmp_path):
-    b = Builder()
-    x = b.Relu("x")
-    u = conv1x1(b, b.Relu(conv1x1(b, b.GlobalAveragePool(x), W1, B1)), W2, B2)
-    y = b.Mul(x, b.Expand(b.Sigmoid(u), b.Shape("x")))
-    path = b.save(tmp_path / "m.onnx", y)
-    assert only(path).name == "se_0"
+def test_sizes_of_another_tensor(tmp_path):
+    """A block's nodes may take sizes from a tensor before x: from x, where these are the same."""
+
+    def graph(before):
+        b = Builder()
+        x = before(b)
+        u = conv1x1(b, b.Relu(conv1x1(b, b.GlobalAveragePool(x), W1, B1)), W2, B2)
+        return b.save(tmp_path / "m.onnx", b.Mul(x, b.Expand(b.Sigmoid(u), b.Shape("x"))))
+
+    path = graph(lambda b: b.Relu("x"))
+    judge(path, only(path), np.maximum(X, 0), run(path, X))
+    path = graph(lambda b: b.Conv("x", weights(C, C, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2]))
     with pytest.raises(DialectError, match="block 'se_0' takes sizes from the graph's input 'x'"):
         run_block(path, "se_0", X)
 
@@ -973,25 +995,13 @@ def test_more_exports(tmp_path, name, dynamo):
         check_export((EXPORTS | MORE_EXPORTS)[name], tmp_path / "n.onnx", dynamo)
 
 
-def timm_layers():
-    """timm.layers, beside a torchvision whose native operators are missing, too."""
-    torch = pytest.importorskip("torch")
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:  # operator torchvision::nms does not exist
-        timm_layers.library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            timm_layers.library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return pytest.importorskip("timm.layers")
-
-
 TIMM = {
-    "SEModule": ("se", {"rd_ratio": 0.25}),
-    "SqueezeExcite": ("se", {"rd_ratio": 0.25, "gate_layer": "hard_sigmoid"}),
-    "EcaModule": ("eca", {"kernel_size": 3}),
-    "CecaModule": ("eca", {"kernel_size": 3}),
-    "CbamModule": ("cbam", {}),
-    "CoordAttn": ("ca", {}),
+    "squeeze_excite.SEModule": ("se", {"rd_ratio": 0.25}),
+    "squeeze_excite.SqueezeExcite": ("se", {"rd_ratio": 0.25, "gate_layer": "hard_sigmoid"}),
+    "eca.EcaModule": ("eca", {"kernel_size": 3}),
+    "eca.CecaModule": ("eca", {"kernel_size": 3}),
+    "cbam.CbamModule": ("cbam", {}),
+    "coord_attn.CoordAttn": ("ca", {}),
 }
 
 
@@ -1001,9 +1011,10 @@ TIMM = {
 @pytest.mark.parametrize("name", TIMM)
 def test_exports_of_timm(tmp_path, name, dynamo):
     kind, options = TIMM[name]
-    module = randomised(getattr(timm_layers(), name)(24, **options))
+    file, _, class_name = name.partition(".")
+    module = randomised(getattr(import_timm(f"timm.layers.{file}"), class_name)(24, **options))
     x = weights(3, 24, 9, 8)
-    path = exported(module, x, tmp_path / "m.onnx", dynamo, dynamic=name != "CoordAttn")
+    path = exported(module, x, tmp_path / "m.onnx", dynamo, dynamic=kind != "ca")
     block = only(path)
     assert block.spec.block == kind
     judge(path, block, x)

@@ -96,7 +96,7 @@ def test_padding_and_interior_of_the_kernel_both_matter():
 
 
 def test_both_corners_and_the_slope_of_a_hard_gate_are_hit():
-    block = of("se", "hard-sigmoid")
+    block = of("se", "hard-sigmoid-0.2")
     x = probe_input(block, "float64")
     gate = (judged(block, x).value / x)[:, :, 0, 0]
     assert (gate == 0).any()

@@ -448,6 +448,10 @@ def test_inside_a_graph(tmp_path):
 # Whole or not there at all
 
 
+def kind_of(target):
+    return writing._target(target, overwrite=True)[1]
+
+
 def snapshots(monkeypatch, tmp_path):
     """Copies of a folder before and after each step that changes what others see in it: what a kill would leave."""
     taken = []
@@ -481,7 +485,8 @@ def test_at_every_moment_there_is_the_old_file_or_the_new(tmp_path, monkeypatch,
     found = [states.index(all_bits(content(folder / target))) for folder in taken]
     assert found == sorted(found)
     assert set(found) == {0, 1}
-    assert not [name for name in left(tmp_path / "out") if not name.startswith(target)]
+    assert len(left(tmp_path / "out")) == len(writing._files(str(tmp_path / "out" / target), kind_of(target)))
+    assert len({name[-5:] for name in left(tmp_path / "out") if ".data-" in name}) <= 1, "of the old checkpoint"
 
 
 def test_a_lone_tensor_is_never_mixed(tmp_path, monkeypatch):

@@ -16,10 +16,15 @@ from parity.errors import FormatError
 
 AGREED, DISAGREED, MISUSED = 0, 1, 2
 
+# Of tables that go to a file or a pipe, in characters: no terminal says how wide it is.
+FILE_WIDTH = 160
+
 
 def show(given: argparse.Namespace, *parts: Any) -> None:
     """Print for people: where the JSON goes to standard output, to the other one."""
     console = Console(stderr=given.json == Path("-"))
+    if not console.is_terminal:
+        console = Console(stderr=console.stderr, width=FILE_WIDTH)
     for part in parts:
         console.print(part)
 

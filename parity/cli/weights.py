@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from parity import dialects, probe, reading, verification, writing
+from parity import dialects, reading, verification, writing
 from parity.backends import BACKENDS, DEVICES
 from parity.block import Block
 from parity.cli._output import AGREED, DISAGREED, check_writable, progress_bar, show, write_json
@@ -124,12 +124,13 @@ def _inspect(given: argparse.Namespace) -> int:
 
 
 def _inspection(found: Inspection) -> list[Any]:
-    table = Table("block", "dialect", "what it is", "doubts", "proof", title=found.kind)
+    names = Column("block", overflow="fold"), Column("dialect", overflow="fold")
+    table = Table(*names, "what it is", "doubts", "proof", title=found.kind)
     for block in found.blocks:
         doubts = f"[red]{escape(block.fault)}[/]" if block.fault else f"[yellow]{escape(_doubts(block))}[/]"
         table.add_row(
             escape(repr(block.name)),
-            escape("\n".join(block.dialects)) or "its own",
+            escape("\n".join(block.dialects)) or "(the file tells)",
             escape(_spec(block)),
             doubts,
             escape(block.proved or ""),
@@ -145,7 +146,15 @@ def _spec(block: Inspected) -> str:
         return ""
     fields = block.spec.to_json()
     name = fields.pop("block")
-    return f"{name} " + " ".join(f"{field}={json.dumps(value)}" for field, value in fields.items())
+    return f"{name} " + " ".join(f"{field}={_short(value)}" for field, value in fields.items())
+
+
+def _short(value: Any) -> str:
+    """A field's value in a table: of a gate or a norm, its numbers."""
+    if isinstance(value, Mapping):
+        kind = value.get("kind", "batch_norm")
+        return f"{kind}({', '.join(f'{item:.7g}' for name, item in value.items() if name != 'kind')})"
+    return json.dumps(value).strip('"')
 
 
 def _doubts(block: Inspected) -> str:
@@ -186,23 +195,22 @@ def _value(text: str) -> Any:
 
 def _port(given: argparse.Namespace) -> int:
     check_writable(given.json)
-    names = _names(given.map)
-    model = _model(given.into)
     if not given.dry_run:
         writing.check_target(given.target, overwrite=given.force)
-    with Console(stderr=True).status(f"reading {given.source}"):
-        options = {"include": given.include, "exclude": given.exclude}
-        blocks = _renamed(reading.read(given.source, given.dialect, _hints(given.hint), **options), names)
-    if given.probe:
-        blocks = _probed(given, blocks)
-        verdict = verification.verify(blocks, backends=[])
-        if not verdict.agreed:
-            Console(stderr=True).print("\n\n".join(verdict.explain()), markup=False, highlight=False, soft_wrap=True)
-            show(given, "[red]nothing written: the source's outputs are not those of the weights as they were read[/]")
-            return DISAGREED
+    names, model = _names(given.map), _model(given.into)
     console = Console(stderr=True)
     with progress_bar(console) as bar:
-        task = bar.add_task(f"writing {given.target}", total=len(blocks))
+        task = bar.add_task(f"reading {given.source}", total=None)
+        read = reading.read_with_probes if given.probe else reading.read
+        options = {"include": given.include, "exclude": given.exclude}
+        blocks = _renamed(read(given.source, given.dialect, _hints(given.hint), **options), names)
+        proved = [block for block in blocks if block.probe]
+        verdict = verification.verify(proved, backends=[]) if proved else None
+        if verdict and verdict.failures:
+            console.print("\n\n".join(verdict.explain()), markup=False, highlight=False, soft_wrap=True)
+            show(given, "[red]nothing written: the weights as they were read are not what the source computed[/]")
+            return DISAGREED
+        bar.update(task, description=f"writing {given.target}", total=len(blocks))
         written = writing.write(
             given.target,
             blocks,
@@ -243,18 +251,13 @@ def _model(file: Path | None) -> Any:
     if file is None:
         return None
     try:
-        import attention_keras  # noqa: F401 (registers its layers)
-        import attention_keras.layers  # noqa: F401
         import keras
+
+        import attention_keras.layers  # noqa: F401 (registers its layers)
 
         return keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its layers do
         raise FormatError(f"received --into {file}, which Keras cannot load: {error}", "a .keras model") from error
-
-
-def _probed(given: argparse.Namespace, blocks: list[Block]) -> list[Block]:
-    with Console(stderr=True).status("probing each block"):
-        return probe.with_probes(blocks)
 
 
 def _told(given: argparse.Namespace, blocks: list[Block], written: Any) -> list[Any]:
@@ -271,10 +274,42 @@ def _told(given: argparse.Namespace, blocks: list[Block], written: Any) -> list[
 
 def _verify(given: argparse.Namespace) -> int:
     check_writable(given.json)
-    with Console(stderr=True).status(f"replaying the probes of {given.source}"):
-        verdict = verification.verify(given.source, backends=given.backend or None, device=given.device)
+    console = Console(stderr=True)
+    blocks = reading.read(given.source)
+    backends = list(dict.fromkeys(given.backend)) or list(BACKENDS)
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"replaying the probes of {given.source}", total=len(blocks) * (len(backends) + 1))
+        verdict = verification.verify(
+            blocks, backends, device=given.device, progress=lambda outcome: bar.update(task, advance=1)
+        )
+    show(given, _verdict_table(verdict))
+    for text in verdict.explain():
+        console.print(text + "\n", markup=False, highlight=False, soft_wrap=True)
+    proved = len({outcome.block for outcome in verdict.outcomes} - {outcome.block for outcome in verdict.failures})
+    told = f"{proved} of {len(blocks)} blocks proved on the oracle and {len(verdict.present)} backends"
+    # A backend that was asked for by name and is absent proves nothing.
+    agreed = verdict.agreed and not (given.backend and verdict.absent)
+    show(given, f"[green]{told}[/]" if agreed else f"[red]failed[/]: {told}")
     write_json(given.json, verdict.to_json())
-    return AGREED if verdict.agreed else DISAGREED
+    return AGREED if agreed else DISAGREED
+
+
+def _verdict_table(verdict: verification.Verification) -> Table:
+    """Each block's worst error, as a share of the allowed one, on the oracle and on every backend."""
+    ran = ["oracle", *verdict.present]
+    table = Table("block", "computed by", *ran, title=f"error / allowed, {verdict.device}")
+    for name, source in verdict.sources.items():
+        found = {outcome.backend: outcome for outcome in verdict.outcomes if outcome.block == name}
+        table.add_row(escape(repr(name)), escape(source), *(_ratio(found.get(backend)) for backend in ran))
+    for backend, reason in verdict.absent.items():
+        table.add_row(f"[yellow]{backend} absent[/]", escape(reason))
+    return table
+
+
+def _ratio(outcome: verification.Outcome | None) -> str:
+    if outcome is None:
+        return "-"
+    return f"[{'green' if outcome.agreed else 'red'}]{outcome.ratio:.2g}[/]"
 
 
 # Dialects
@@ -283,7 +318,7 @@ def _verify(given: argparse.Namespace) -> int:
 def _dialects(given: argparse.Namespace) -> int:
     check_writable(given.json)
     chosen = dialects.find(given.pattern)
-    table = Table("dialect", "block", "exactness", "asked for", title="dialects")
+    table = Table(Column("dialect", no_wrap=True), "block", "exactness", Column("asked for", no_wrap=True))
     for one in chosen:
         color = "red" if one.refused else "green"
         table.add_row(one.id, one.block, f"[{color}]{escape(one.exactness)}[/]", ", ".join(one.doubtful))

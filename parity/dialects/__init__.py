@@ -5,6 +5,9 @@ A new implementation is one `Dialect` in its family's file; a new family one fil
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
 from parity.dialects import (
     attention_module,
     attention_parity,
@@ -72,8 +75,18 @@ def get(dialect: str | Dialect) -> Dialect:
     if isinstance(dialect, Dialect):
         return dialect
     if not isinstance(dialect, str) or dialect not in DIALECTS:
-        raise DialectError(f"received dialect={dialect!r}", f"one of {', '.join(DIALECTS)}")
+        near = get_close_matches(str(dialect), DIALECTS, n=3)
+        raise DialectError(
+            f"received dialect={dialect!r}",
+            f"one of the {len(DIALECTS)} ids that `parity dialects` lists",
+            f"did you mean {' or '.join(map(repr, near))}?" if near else "",
+        )
     return DIALECTS[dialect]
 
 
-__all__ = ["DIALECTS", "Dialect", "from_canonical", "get", "to_canonical"]
+def find(pattern: str) -> list[Dialect]:
+    """The dialects whose ids fit `pattern`, as of fnmatch."""
+    return [dialect for name, dialect in DIALECTS.items() if fnmatchcase(name, pattern)]
+
+
+__all__ = ["DIALECTS", "Dialect", "find", "from_canonical", "get", "to_canonical"]

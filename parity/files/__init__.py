@@ -10,7 +10,7 @@ import builtins
 import importlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ class Contents:
             in `tensors`.
         dialect: the dialect that the file names (a recording), or None.
         hints: spec fields that the file tells, as `parity.read` takes them: by field, or by block name.
+        prove: gives its blocks probes of what the file itself holds or computes; None for weights alone.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Contents:
     blocks: tuple[Block, ...] = ()
     dialect: str | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
+    prove: Callable[[list[Block]], list[Block]] | None = None
 
 
 # The files whose tensors are read; each is a module here.
@@ -105,7 +107,7 @@ def _reader(path: str) -> Contents:
         raise FormatError(f"received {path!r}, which is no file", KINDS)
     kind = _kind(path)
     if kind == "onnx":
-        return _module("onnx").blocks(path)
+        return _module("onnx").contents(path)
     return _module(kind).read(path)
 
 

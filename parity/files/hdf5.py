@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -91,9 +92,9 @@ def _datasets(root: Any) -> Iterator[tuple[str, Any]]:
     import h5py
 
     seen: set[Any] = set()
-    queue = [("", root)]
+    queue = deque([("", root)])
     while queue:
-        path, group = queue.pop(0)
+        path, group = queue.popleft()
         address = h5py.h5o.get_info(group.id).addr
         if address in seen or path.count("/") > MAX_DEPTH:
             raise FormatError(f"the group {path!r} holds itself, or is {MAX_DEPTH} groups deep", "a tree")
@@ -119,9 +120,16 @@ def _stored(name: str, dataset: Any, start: int | None) -> Stored:
         raise FormatError(f"{name!r} is empty", "numbers")
     if (count := _bytes(shape, dtype)) > FREE_BYTES + EXPANSION * dataset.id.get_storage_size():
         raise FormatError(f"{name!r} declares {count} bytes, many times those that are stored", "data that is there")
-    offset = dataset.id.get_offset()
+    offset = dataset.id.get_offset() if _is_plain(dataset) else None
     place = None if offset is None or start is None else start + offset
     return Stored(dtype, shape, lambda: dataset[()].view(dtype), place)
+
+
+def _is_plain(dataset: Any) -> bool:
+    """Whether its numbers are stored as NumPy holds them: HDF5 knows many more kinds, which it converts."""
+    import h5py
+
+    return dataset.dtype.kind == "V" or dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype)
 
 
 def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from parity import dialects, exchange
+from parity.block import Block, Probe
 from parity.errors import FormatError
 from parity.files import Contents
 
@@ -51,7 +53,25 @@ def _golden(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> C
     known = dialects.DIALECTS.get(dialect)
     if known is not None and known.block in RANKLESS and "input" in tensors:
         hints = {"spatial_dims": tensors["input"].ndim - 2} | hints
-    return Contents("recording", state, dialect=dialect, hints=hints)
+    return Contents("recording", state, dialect=dialect, hints=hints, prove=_prover(tensors, metadata))
+
+
+def _prover(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Callable[[list[Block]], list[Block]]:
+    """What gives blocks the recorded inputs and outputs as their probes."""
+    last, source = metadata["input_layout"] == "channels_last", f"recording of {metadata['source']}"
+
+    def first(value: np.ndarray) -> np.ndarray:
+        return np.moveaxis(value, -1, 1) if last else value
+
+    def prove(blocks: list[Block]) -> list[Block]:
+        proved = []
+        for block in blocks:
+            trained = f"{block.name}/input" in tensors
+            x, y = (f"{block.name}/input", f"{block.name}/output") if trained else ("input", "eval/output")
+            proved.append(replace(block, probe=Probe(first(tensors[x]), first(tensors[y]), source)))
+        return proved
+
+    return prove
 
 
 def _golden_onnx(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Contents:
@@ -59,7 +79,9 @@ def _golden_onnx(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str])
     hints = {block["name"]: {"gate": _gate(block)} for block in json.loads(metadata["blocks"])}
     if not all(isinstance(name, str) for name in hints):
         raise TypeError("a block's name that is no string")
-    return Contents("recording", state, dialect="torchvision/SqueezeExcitation", hints=hints)
+    return Contents(
+        "recording", state, dialect="torchvision/SqueezeExcitation", hints=hints, prove=_prover(tensors, metadata)
+    )
 
 
 def _gate(block: Mapping[str, Any]) -> dict[str, Any] | str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -145,15 +146,13 @@ def _is_optimizer(node: Any) -> bool:
 
 def _without_copies(found: Mapping[str, tuple[str, str]], stored: Mapping[str, Stored]) -> dict[str, tuple[str, str]]:
     """One of the variables that have one name and one value: `model.export` stores each twice."""
-    kept: dict[str, list[str]] = {}
-    for key, (name, _) in found.items():
-        same = kept.setdefault(name, [])
-        if not name or not any(_equal(stored[key], stored[other]) for other in same):
-            same.append(key)
-    return {key: found[key] for keys in kept.values() for key in keys}
+    kinds = {key: (name, stored[key].dtype, stored[key].shape) for key, (name, _) in found.items()}
+    counts = Counter(kinds.values())
+    # Each is read once, and only if there is another that it may be the same as.
+    signs = {key: (kind, _digest(stored[key]) if kind[0] and counts[kind] > 1 else key) for key, kind in kinds.items()}
+    firsts = {sign: key for key, sign in reversed(signs.items())}
+    return {key: names for key, names in found.items() if firsts[signs[key]] == key}
 
 
-def _equal(one: Stored, other: Stored) -> bool:
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    return one.load().tobytes() == other.load().tobytes()
+def _digest(variable: Stored) -> str:
+    return hashlib.blake2b(np.asarray(variable.load(), order="C").reshape(-1).view(np.uint8).data).hexdigest()

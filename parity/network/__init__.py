@@ -45,9 +45,9 @@ def port(
         OutputMismatchError: where the outputs for the example differ, naming the first layer that does.
 
     Example:
-        >>> import torch
+        >>> import numpy, torch
         >>> a, b = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(3, 4, 1)
-        >>> port(a, b, example=np.ones((1, 3, 2, 2), np.float32)).pairs
+        >>> port(a, b, example=numpy.ones((1, 3, 2, 2))).pairs
         (Pair(source='', target='', kind='convolution', how='name'),)
     """
     source, target = Side("source", source_model), Side("target", target_model)

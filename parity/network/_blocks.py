@@ -15,6 +15,9 @@ from parity.network._part import Part, Side, Slot, listed
 from parity.port import _plain
 from parity.spec import SPECS, Spec, spec_from_json
 
+# The field of a block's spec that tells of its norm.
+NORM_FIELDS = {"cbam": "spatial_norm", "ca": "norm"}
+
 
 def find_blocks(source: Side, target: Side, names: Names, hints: Mapping[str, Any]) -> None:
     """Complete the blocks of each side: foreign ones by their class, and what the other side has a block for."""
@@ -43,7 +46,9 @@ def _specs(side: Side) -> dict[str, Spec]:
 
 def _find_foreign(side: Side, path: str, dialect: Dialect, hints: Mapping[str, Any]) -> None:
     """The block that the module at `path` is by its class; as plain layers where it is a variant without a spec."""
-    told, facts = _own_hints(path, hints), side.network.facts.get(path, {})
+    told, facts = _own_hints(path, hints), dict(side.network.facts.get(path, {}))
+    norm = facts.pop("norm", None)
+    facts |= {NORM_FIELDS[dialect.block]: norm} if norm and dialect.block in NORM_FIELDS else {}
     against = [
         f"{name}: module {facts[name]!r}, hint {told[name]!r}"
         for name in told
@@ -84,17 +89,22 @@ def _find_wanted(side: Side, wanted: Mapping[str, Spec], hints: Mapping[str, Any
     for name in missing:
         path = None if _plain(name) in have else _path(side, name)
         if path is not None:
-            variables = _below(side, path)
-            state = {key: side.read(key, variable) for key, variable in variables.items()}
-            detection = detect(state, None, _own_hints(path, hints), include=(path,))
-            fit = next((one for one in detection.found if one.name == path), None)
-            if fit is None or detection.rest:
-                raise DialectError(
-                    f"{side.role} {path!r} has {listed(state)}, where the other model has an attention block",
-                    "one block of a known dialect, and nothing beside it",
-                )
-            part = _foreign(path, fit, fit.block().spec, variables)
-            side.foreign[path] = replace(part, open=_open(side, part, _own_hints(path, hints)))
+            side.foreign[path] = _wanted(side, path, _own_hints(path, hints))
+
+
+def _wanted(side: Side, path: str, told: Mapping[str, Any]) -> Part:
+    """The block that the names and shapes at `path` tell, as far as they do."""
+    variables = _below(side, path)
+    where = f"{side.role} {path!r}, where the other model has an attention block,"
+    try:
+        detection = detect({key: side.read(key, value) for key, value in variables.items()}, None, told, (path,))
+        fit = next((one for one in detection.found if one.name == path), None)
+        part = None if fit is None or detection.rest else _foreign(path, fit, fit.block().spec, variables)
+    except ParityError as error:
+        raise DialectError(f"{where} cannot be read as one: {error}") from error
+    if part is None:
+        raise DialectError(f"{where} has {listed(variables)}", "one block of a known dialect, and nothing beside it")
+    return replace(part, open=_open(side, part, told))
 
 
 def _open(side: Side, part: Part, told: Mapping[str, Any]) -> tuple[str, ...]:

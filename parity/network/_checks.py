@@ -36,7 +36,8 @@ def check(pairs: list[Paired]) -> tuple[dict[str, tuple[str, ...]], dict[str, tu
     unverified, differences = {}, {}
     for one, other, _ in pairs:
         one_sided = [key for key in {**one.shown, **other.shown} if (key in one.shown) != (key in other.shown)]
-        unverified[one.name] = tuple(dict.fromkeys((*one_sided, *one.open, *other.open)))
+        padding = ("padding",) if one.shown.get("padding") != other.shown.get("padding") else ()
+        unverified[one.name] = tuple(dict.fromkeys((*one_sided, *padding, *one.open, *other.open)))
         differences[one.name] = (*_training_differences(one, other), *_neutral_differences(one, other))
     return (
         {name: fields for name, fields in unverified.items() if fields},

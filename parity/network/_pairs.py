@@ -22,6 +22,7 @@ LAYERS = (*NORMS, "convolution", "transposed convolution", "dense", "embedding",
 
 
 def refuse_unknown(source: Side, ours: Mapping[str, Part], target: Side, theirs: Mapping[str, Part]) -> None:
+    """Raise `UnexpectedTensorError` where a model has variables that no known layer explains."""
     unknown = [
         f"{side.role} {part}"
         for side, parts in ((source, ours), (target, theirs))
@@ -32,7 +33,8 @@ def refuse_unknown(source: Side, ours: Mapping[str, Part], target: Side, theirs:
         raise UnexpectedTensorError(
             f"received variables that belong to no layer this project knows: {listed(unknown)}",
             f"blocks and the layers {', '.join(LAYERS)}",
-            "write them yourself, and pass mapping={'<name>': None} to leave them out here",
+            "write them yourself, and pass mapping={'<name>': None} to leave them out here; of a TF1 graph, (session, "
+            "input tensor, output tensor) leaves out what the output does not read",
         )
 
 

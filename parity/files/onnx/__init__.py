@@ -42,7 +42,15 @@ def contents(path: str) -> Contents:
         DialectError: for what is a block only if a fact holds that the graph does not tell.
     """
     found, walk = find(Graph(path))
-    return Contents("ONNX graph", dict(_rest(walk, found)), tuple(block.block() for block in found))
+    blocks = tuple(block.block() for block in found)
+
+    def prove(chosen: list[Block]) -> list[Block]:
+        from parity.probe import probe_input  # it reads files, too
+
+        return [_with_probe(walk, by_name[block.name], probe_input(block)) for block in chosen]
+
+    by_name = {block.name: block for block in found}
+    return Contents("ONNX graph", dict(_rest(walk, found)), blocks, prove=prove)
 
 
 def run_block(path: str, name: str, x: np.ndarray) -> np.ndarray:

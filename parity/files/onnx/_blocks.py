@@ -6,7 +6,7 @@ import bisect
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Found:
         tensors: its parameters by canonical name, in canonical layout.
         source, output: the tensors in the graph that are x and y.
         source_axes, output_axes: where the axes of (N, C, *spatial) lie in them.
+        completes: the output of the block that was found on the way to this one, and is a part of it.
     """
 
     kind: str
@@ -57,7 +58,8 @@ class Found:
     output: str
     source_axes: tuple[int, ...]
     output_axes: tuple[int, ...]
-    name: str = field(default="")
+    completes: str = ""
+    name: str = ""
 
     def block(self) -> Block:
         """The block itself; raises a `ParityError` where the weights are none that its spec could have."""
@@ -92,18 +94,23 @@ def find(graph: Graph) -> tuple[list[Found], Walk]:
         walk.step(node)
         value = walk.items.get(node.outputs[0]) if node.outputs else None
         if isinstance(value, Value) and value.tensor == node.outputs[0]:
-            block = _matched(walk, value, found)
-            if block is not None and _is_whole(block):
-                found[value.tensor] = block
+            _take_in(walk, value, found)
     return _named(walk, _first_uses(list(found.values()))), walk
 
 
-def _is_whole(block: Found) -> bool:
+def _take_in(walk: Walk, value: Value, found: dict[str, Found]) -> None:
+    """Add the block whose output is `value` to `found`, in the place of the half or the block that it completes."""
     try:
-        block.block()
-    except ParityError:
-        return False
-    return True
+        block = _matched(walk, value, found)
+        if block is not None:
+            block.block()
+    except DialectError:
+        raise
+    except ParityError:  # numbers that no block could have: an even kernel, an epsilon of 0
+        return
+    if block is not None:
+        found.pop(block.completes, None)
+        found[value.tensor] = block
 
 
 def _matched(walk: Walk, value: Value, found: dict[str, Found]) -> Found | None:
@@ -396,10 +403,14 @@ def _spatial_half(walk: Walk, value: Value, base: Value, gated: Value, found: di
     output_axes = _axes(base.axes, meets)
     if output_axes is None:
         return None
-    del found[base.tensor]
     facts |= {**channel.facts, "spatial_source": "input" if tensor == channel.source else "refined"}
     return replace(
-        channel, facts=facts, tensors={**channel.tensors, **tensors}, output=value.tensor, output_axes=output_axes
+        channel,
+        facts=facts,
+        tensors={**channel.tensors, **tensors},
+        output=value.tensor,
+        output_axes=output_axes,
+        completes=base.tensor,
     )
 
 
@@ -465,8 +476,7 @@ def _residual(walk: Walk, value: Value, found: dict[str, Found]) -> Found | None
         order = tuple(layout.index(label) for label in x.axes if label in layout)
         if tuple(order.index(place) for place in before.source_axes if place in order) != before.output_axes:
             continue
-        del found[y.tensor]
-        return replace(before, facts={**before.facts, "residual": True}, output=value.tensor)
+        return replace(before, facts={**before.facts, "residual": True}, output=value.tensor, completes=y.tensor)
     return None
 
 
@@ -683,5 +693,16 @@ def between(walk: Walk, block: Found, limit: int | None = None) -> list[Node]:
             continue
         seen.add(name)
         nodes[node.number] = node
-        wanted += [entry for entry in node.inputs if entry]
+        wanted += [entry for entry in node.inputs if entry and shape_of_source(walk, block, node) is None]
     return [nodes[number] for number in sorted(nodes)]
+
+
+def shape_of_source(walk: Walk, block: Found, node: Node) -> list[int] | None:
+    """The axes of x whose sizes a Shape node gives, of whatever tensor it takes them; None where it gives others."""
+    value = walk.value(node) if node.op == "Shape" else None
+    if value is None:
+        return None
+    start, end = node.attributes.get("start", 0), node.attributes.get("end", len(value.axes))
+    layout = walk.layouts[block.source]
+    labels = value.axes[start:end]
+    return [layout.index(label) for label in labels] if all(label and label in layout for label in labels) else None

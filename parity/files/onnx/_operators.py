@@ -96,7 +96,7 @@ class Walk:
             self._take_in(node)
         except ParityError:
             raise
-        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise FormatError(
                 f"{self.graph.path}: {node} cannot be read ({error})", "inputs and attributes of its operator"
             ) from error
@@ -151,8 +151,10 @@ class Walk:
         """The axes of the first output of an operator of which no block is made."""
         x = self.value(node)
         if node.op == "Conv" and (kernel := self.const(node, 1)) is not None and kernel.array.ndim > 2:
-            batch = x.axes[0] if x and len(x.axes) == kernel.array.ndim else (Dim(),)
-            return (batch, (Dim(kernel.array.shape[0]),), *fresh([None] * (kernel.array.ndim - 2)))
+            outputs, _, *sizes = kernel.array.shape
+            if x is None or len(x.axes) != kernel.array.ndim:
+                return fresh([None, outputs, *[None] * len(sizes)])
+            return (x.axes[0], (Dim(outputs),), *_moved_over(node, x, sizes))
         if node.op == "ConvTranspose" and (kernel := self.const(node, 1)) is not None:
             return fresh([None] * kernel.array.ndim)
         if node.op in BROADCAST:
@@ -163,6 +165,8 @@ class Walk:
             return None
         if node.op in ELEMENTWISE | KEEPING:
             return x.axes
+        if node.op in ("AveragePool", "MaxPool") and len(node.attributes.get("kernel_shape", ())) == len(x.axes) - 2:
+            return (*x.axes[:2], *_moved_over(node, x, node.attributes["kernel_shape"]))
         if node.op == "Transpose":
             return tuple(x.axes[i] for i in _permutation(node, len(x.axes)) or range(len(x.axes)))
         return fresh([None] * len(x.axes)) if node.op in SAME_RANK else None
@@ -530,6 +534,21 @@ def _conv(walk: Walk, node: Node) -> Item:
         axes = (inner.axes[0], (), *inner.axes[2:])
         return walk.make(node, axes, Filter(inner, kernel, bias))
     return None
+
+
+def _moved_over(node: Node, x: Value, sizes: Sequence[int]) -> Axes:
+    """The spatial axes after a window of `sizes` has moved over x: the same where it keeps them, else of known size."""
+    ones = [1] * len(sizes)
+    pads, strides = _pads(node, sizes), node.attributes.get("strides", ones)
+    if pads is None or node.attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or node.attributes.get("ceil_mode"):
+        return fresh([None] * len(sizes))
+    axes: list[Label] = []
+    for i, (label, dilation) in enumerate(zip(x.axes[2:], node.attributes.get("dilations", ones), strict=True)):
+        grown, known = pads[i] + pads[i + len(sizes)] - dilation * (sizes[i] - 1), label_size(label)
+        free = None if known is None else known + grown - 1
+        count = None if free is None or free < 0 else free // strides[i] + 1
+        axes.append(label if grown == 0 and strides[i] == 1 else (Dim(count),))
+    return tuple(axes)
 
 
 def _taps(walk: Walk, node: Node, x: Value, kernel: Const, bias: Const | None, mode: str) -> Item:

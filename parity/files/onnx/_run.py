@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from parity.errors import BackendMissingError, DialectError, InputError
-from parity.files.onnx._blocks import Found, between
-from parity.files.onnx._model import library
+from parity.files.onnx._blocks import Found, between, shape_of_source
+from parity.files.onnx._model import Node, library
 from parity.files.onnx._operators import Walk
 
 
@@ -48,7 +48,8 @@ def run(walk: Walk, found: Found, x: np.ndarray) -> np.ndarray:
 def _cut(walk: Walk, found: Found, dtype: np.dtype) -> Any:
     onnx, graph = library(), walk.graph
     nodes = between(walk, found)
-    used = {name for node in nodes for name in node.inputs} - {found.source}
+    shapes = {node.number: shape_of_source(walk, found, node) for node in nodes}
+    used = {name for node in nodes if shapes[node.number] is None for name in node.inputs} - {found.source}
     outside = [name for name in graph.inputs if name in used]
     if outside:
         raise DialectError(
@@ -59,10 +60,22 @@ def _cut(walk: Walk, found: Found, dtype: np.dtype) -> Any:
     names = sorted(used & graph.weights.keys())
     kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
     cut = onnx.helper.make_graph(
-        [node.proto for node in nodes],
+        [proto for node in nodes for proto in _protos(onnx, found, node, shapes[node.number])],
         "block",
         [onnx.helper.make_tensor_value_info(found.source, kind, [None] * len(found.source_axes))],
         [onnx.helper.make_tensor_value_info(found.output, kind, None)],
         [onnx.numpy_helper.from_array(np.asarray(graph.weights[name]), name) for name in names],
     )
     return onnx.helper.make_model(cut, opset_imports=graph.proto.opset_import, ir_version=graph.proto.ir_version)
+
+
+def _protos(onnx: Any, found: Found, node: Node, axes: list[int] | None) -> list[Any]:
+    """The node as it is; but the sizes of x are asked of x, not of a tensor before it."""
+    if axes is None:
+        return [node.proto]
+    shape, places = f"{node.outputs[0]}/shape", f"{node.outputs[0]}/axes"
+    return [
+        onnx.helper.make_node("Shape", [found.source], [shape]),
+        onnx.helper.make_node("Constant", [], [places], value=onnx.numpy_helper.from_array(np.asarray(axes, np.int64))),
+        onnx.helper.make_node("Gather", [shape, places], [node.outputs[0]]),
+    ]
