@@ -14,7 +14,7 @@ from timm_models import import_timm
 from parity import exchange, golden, oracle
 from parity.compare import compare
 from parity.errors import BackendMissingError, DialectError, FormatError, InputError, MissingTensorError, ParityError
-from parity.files.onnx import contents, run_block, source, with_probes
+from parity.files.onnx import read, run_block, source, with_probes
 from parity.spec import (
     CBAMOptions,
     CoordinateAttentionOptions,
@@ -95,7 +95,7 @@ def judge(path, block, x, y=None):
 
 
 def only(path):
-    found = contents(path)
+    found = read(path)
     assert found.kind == "ONNX graph"
     (block,) = found.blocks
     return block
@@ -344,11 +344,11 @@ def test_window_over_the_whole_map(tmp_path, strides):
         return b.save(tmp_path / "m.onnx", b.Mul("x", b.Sigmoid(u)), shape)
 
     judge(graph(("n", C, H, W)), only(tmp_path / "m.onnx"), X)
-    assert not contents(graph(("n", C, H + 1, W))).blocks
+    assert not read(graph(("n", C, H + 1, W))).blocks
     with pytest.raises(
         DialectError, match=r"node \d+ \(AveragePool 't1'\) covers \[5, 7\] positions of a map whose size"
     ):
-        contents(graph(("n", C, "h", "w")))
+        read(graph(("n", C, "h", "w")))
 
 
 # The other blocks
@@ -515,8 +515,8 @@ def test_spellings_of_cbam(tmp_path, spelling):
 def test_halves_with_two_gates_are_two_blocks(tmp_path):
     b = Builder()
     path = b.save(tmp_path / "m.onnx", whole(b, gate=GATES["linear"][1]))
-    assert [block.spec.parts for block in contents(path).blocks] == ["channel", "spatial"]
-    assert [block.spec.gate for block in contents(path).blocks] == [Gate("sigmoid"), FIFTH]
+    assert [block.spec.parts for block in read(path).blocks] == ["channel", "spatial"]
+    assert [block.spec.gate for block in read(path).blocks] == [Gate("sigmoid"), FIFTH]
 
 
 def test_residual_beside_other_uses_is_none(tmp_path):
@@ -743,7 +743,7 @@ def test_near_misses_are_no_blocks(tmp_path, miss):
     b = Builder()
     y = NEAR_MISSES[miss](b)
     shape = (C, C, H, W) if miss == "scrambled" else ("n", C, "h", "w")
-    found = contents(b.save(tmp_path / "m.onnx", y, shape))
+    found = read(b.save(tmp_path / "m.onnx", y, shape))
     assert found.blocks == ()
     assert sum(value.size == W2.size for value in found.tensors.values()) or "eca" in miss or "planes" in miss
     assert miss != "quantised" or found.tensors["quantised"].dtype == np.int8
@@ -775,7 +775,7 @@ def test_names(tmp_path):
         x = b.Exp(se_with(b, x, names))
     x = b.Exp(se_with(b, x, ["conv5_se_1_w", "conv5_se_1_b", "conv5_se_2_w", "conv5_se_2_b"]))
     x = b.Exp(se_with(b, x, keys(" ../\n|")))
-    found = contents(b.save(tmp_path / "m.onnx", x))
+    found = read(b.save(tmp_path / "m.onnx", x))
     # layer2.0 and conv2d hold more than the second and the third block.
     assert [block.name for block in found.blocks] == ["layer1.0.se", "se_1", "se_2", "conv5_se", "se_4"]
     assert set(found.tensors) == rest
@@ -794,7 +794,7 @@ def test_scopes_of_nodes_name_blocks(tmp_path):
 def test_weights_used_twice_are_one_block(tmp_path):
     b = Builder()
     y = se_with(b, b.Exp(se_with(b, "x", keys("se."))), keys("se."))
-    assert [block.name for block in contents(b.save(tmp_path / "m.onnx", y)).blocks] == ["se"]
+    assert [block.name for block in read(b.save(tmp_path / "m.onnx", y)).blocks] == ["se"]
 
 
 def test_functions_are_looked_into(tmp_path):
@@ -814,7 +814,7 @@ def test_functions_are_looked_into(tmp_path):
     model.functions[0].node.append(loop)
     onnx.save(model, path)
     with pytest.raises(FormatError, match="the function 'Half', which calls itself"):
-        contents(path)
+        read(path)
     del model.functions[:]
     names = ["Half", *(f"f{level}" for level in range(1, 64))]  # each twice the one before
     for name, inner in itertools.pairwise(names):
@@ -822,7 +822,7 @@ def test_functions_are_looked_into(tmp_path):
         model.functions.append(onnx.helper.make_function("own", name, ["a"], ["y"], calls, opsets))
     onnx.save(model, path)
     with pytest.raises(FormatError, match=r"\d+ nodes once its functions are inlined; expected at most 1000000"):
-        contents(path)
+        read(path)
 
 
 def test_probes(tmp_path):
@@ -876,7 +876,7 @@ PADDLE = Gate("hard_sigmoid", slope=0.1666667)
 )
 def test_trained_models(part, gates):
     path = model(f"_{part}_")
-    found = contents(path)
+    found = read(path)
     assert [block.spec.gate for block in found.blocks] == gates
     assert {block.spec.block for block in found.blocks} == {"se"}
     inputs = {block.name: weights(2, block.spec.channels, 6, 9) for block in found.blocks}
@@ -888,7 +888,7 @@ def test_trained_models(part, gates):
 
 def test_trained_weights_are_the_recorded_ones():
     recorded, _ = exchange.read_tensors(golden.path("real-ppocr-cls"))
-    blocks = contents(model("_cls_")).blocks
+    blocks = read(model("_cls_")).blocks
     assert [block.name for block in blocks] == [f"conv{number}_se" for number in (2, *range(5, 13))]
     for number, block in enumerate(blocks):
         for name, value in block.tensors.items():
@@ -1085,7 +1085,7 @@ def test_bad_graphs(tmp_path, fault):
     small(path)
     change, message = BAD[fault]
     with pytest.raises(FormatError, match=message):
-        contents(changed(path, change))
+        read(changed(path, change))
 
 
 def test_damaged_bytes(tmp_path):
@@ -1096,7 +1096,7 @@ def test_damaged_bytes(tmp_path):
     for length in rng.integers(0, len(whole), 60):
         path.write_bytes(whole[:length])
         with pytest.raises(FormatError):
-            contents(str(path))
+            read(str(path))
     outcomes = set()
     for _ in range(400):
         damaged = bytearray(whole)
@@ -1104,16 +1104,16 @@ def test_damaged_bytes(tmp_path):
             damaged[place] = rng.integers(256)
         path.write_bytes(damaged)
         try:
-            outcomes.add(len(contents(str(path)).blocks))
+            outcomes.add(len(read(str(path)).blocks))
         except ParityError:
             outcomes.add("refused")
     assert outcomes >= {0, 1, "refused"}
     for text in (b"", b"\0" * 64, b"not protobuf", b"PK\x03\x04"):
         path.write_bytes(text)
         with pytest.raises(FormatError):
-            contents(str(path))
+            read(str(path))
     with pytest.raises(FormatError, match="cannot be read as an ONNX file"):
-        contents(str(tmp_path / "absent.onnx"))
+        read(str(tmp_path / "absent.onnx"))
 
 
 def external(path, location="weights.bin", **entries):
@@ -1168,7 +1168,7 @@ def test_external_data_stays_inside(tmp_path, location, entries):
     path = folder / "m.onnx"
     small(path)
     with pytest.raises(FormatError, match=r"keeps 'se.fc1.weight' in|has a damaged tensor 'se.fc1.weight'"):
-        contents(external(path, location, **entries))
+        read(external(path, location, **entries))
 
 
 def test_long_and_deep_graphs(tmp_path):
@@ -1179,7 +1179,7 @@ def test_long_and_deep_graphs(tmp_path):
     for number in range(2000):
         x = b.Mul(x, b.Sigmoid(b.Conv(b.Relu(b.Conv(x, "eye")), "eye"))) if number % 2 else b.Add(x, b.Mul(x, x))
     path = b.save(tmp_path / "m.onnx", x)
-    assert contents(path).blocks == ()
+    assert read(path).blocks == ()
 
 
 def test_missing_libraries(tmp_path, monkeypatch):
@@ -1190,4 +1190,4 @@ def test_missing_libraries(tmp_path, monkeypatch):
         run_block(path, "se", X)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(BackendMissingError, match=r"pip install 'attention-parity\[onnx\]'"):
-        contents(path)
+        read(path)

@@ -105,10 +105,7 @@ def _reader(path: str) -> Contents:
         return _folder(path)
     if not os.path.isfile(path):  # a pipe would keep its reader waiting
         raise FormatError(f"received {path!r}, which is no file", KINDS)
-    kind = _kind(path)
-    if kind == "onnx":
-        return _module("onnx").contents(path)
-    return _module(kind).read(path)
+    return _module(_kind(path)).read(path)
 
 
 def _module(name: str) -> Any:
@@ -128,8 +125,9 @@ def _kind(path: str) -> str:
     signs = {
         "hdf5": head.startswith(HDF5),
         "keras_archive": bool({"config.json", "model.weights.h5"} & names.keys()),
-        "pytorch": any(name.endswith("data.pkl") for name in names) or _is_pickle(head),
+        # Before the pickles: a header of 640 bytes begins as one does.
         "recordings": head[8:9] == b"{" and 0 < header_bytes < size,
+        "pytorch": any(name.endswith("data.pkl") for name in names) or _is_pickle(head),
         "sharded": head.lstrip()[:1] == b"{",
         # The version of its format, then one of the next fields of a model.
         "onnx": head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x32", b"\x3a", b"\x42"),

@@ -61,7 +61,9 @@ def _find_foreign(side: Side, path: str, dialect: Dialect, hints: Mapping[str, A
     variables = _below(side, path)
     state = {key: side.read(key, variable) for key, variable in variables.items()}
     try:
-        detection = detect(state, dialect, {**told, **facts})
+        # The module at hand knows better than the table what its author made of it.
+        own = replace(dialect, facts={name: value for name, value in dialect.facts.items() if name not in facts})
+        detection = detect(state, own, {**told, **facts})
         (found,) = detection.found
         spec = found.block().spec
         if detection.rest:

@@ -10,7 +10,7 @@ function in inference.
 Slopes, offsets and epsilons are read as their author wrote them, not as float32 rounded them: the simplest decimal that
 rounds to the number in the file, and 1/6 where that does.
 
-    >>> contents("model.onnx").blocks[0].spec.gate  # doctest: +SKIP
+    >>> read("model.onnx").blocks[0].spec.gate  # doctest: +SKIP
     Gate(kind='hard_sigmoid', slope=0.2, offset=0.5)
 """
 
@@ -33,7 +33,7 @@ from parity.files.onnx._values import Const
 QUANTISED = tuple(map(np.dtype, (np.int8, np.uint8)))
 
 
-def contents(path: str) -> Contents:
+def read(path: str) -> Contents:
     """The blocks of the ONNX file at `path`, and its other weights by name.
 
     Raises:
@@ -99,4 +99,4 @@ def _rest(walk: Walk, found: list[Found]) -> Iterator[tuple[str, np.ndarray]]:
             yield name, item.array
 
 
-__all__ = ["contents", "run_block", "source", "with_probes"]
+__all__ = ["read", "run_block", "source", "with_probes"]
