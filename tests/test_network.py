@@ -558,6 +558,37 @@ def test_a_difference_between_layers_is_placed():
     assert keras_same(target, before)
 
 
+class Encoder(nn.Module):
+    """A sequence, whose features are last in both frameworks."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mha = nn.Embedding(9, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.norm, self.fc1, self.fc2 = nn.LayerNorm(4), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        return self.fc2(torch.relu(self.fc1(self.norm(x + self.mha(x, x, x)[0]))))
+
+
+def encoder(activation):
+    ids = keras.Input((4,), dtype="int32")
+    x = stock.Embedding(9, 4, name="embed")(ids)
+    x = stock.LayerNormalization(epsilon=1e-5, name="norm")(x + stock.MultiHeadAttention(2, 2, name="mha")(x, x))
+    x = stock.Activation(activation)(stock.Dense(6, name="fc1")(x))
+    return keras.Model(ids, stock.Dense(3, name="fc2")(x))
+
+
+def test_sequences_are_not_turned():
+    source, ids = randomized(Encoder()), RANDOM.integers(0, 9, (2, 4))
+    report = port(source, encoder("relu"), example=ids)
+    assert {pair.kind for pair in report.pairs} == {"embedding", "attention", "layer norm", "dense"}
+    with pytest.raises(
+        OutputMismatchError, match=r"is 'fc2' .dense., whose inputs differ already: .* between 'fc1' and"
+    ):
+        port(source, encoder("tanh"), example=ids)
+
+
 def test_a_value_that_does_not_arrive_is_found(monkeypatch):
     from attention_keras.layers import adapter
 

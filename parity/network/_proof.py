@@ -41,8 +41,10 @@ def prove(
         _check_dtypes(target, got)
         if len(got) != len(expected):
             raise OutputMismatchError(f"the target has {len(got)} outputs", f"the source's {len(expected)}")
-        pairs_of_outputs = zip(expected, got, strict=True)
-        results = [_closest(number, one, other, source, target) for number, (one, other) in enumerate(pairs_of_outputs)]
+        layouts = target.channels, source.channels
+        results = [
+            _closest(f"output {number}", *pair, *layouts) for number, pair in enumerate(zip(expected, got, strict=True))
+        ]
         worst = max(results, key=lambda result: result[0].ratio)
         if worst[0].failure:
             raise _mismatch(report, source, target, pairs, inputs, laid, worst[0].failure)
@@ -63,14 +65,11 @@ def _check_dtypes(side: Side, outputs: list[np.ndarray]) -> None:
         )
 
 
-def _closest(
-    number: int, expected: np.ndarray, got: np.ndarray, source: Side, target: Side
-) -> tuple[Comparison, float]:
-    """The comparison of an output: a feature map may lie in the target's layout, and a sequence may not."""
-    readings = [moved(target.channels, source.channels)(got), got]
+def _closest(name: str, expected: np.ndarray, got: np.ndarray, theirs: str, ours: str) -> tuple[Comparison, float]:
+    """The comparison of two maps, or of two sequences: those lie alike in every layout."""
+    readings = [moved(theirs, ours)(got), got]
     fitting = [reading for reading in readings if reading.shape == expected.shape] or readings[:1]
-    results = [_compared(f"output {number}", expected, reading) for reading in fitting]
-    return min(results, key=lambda result: result[0].ratio)
+    return min((_compared(name, expected, reading) for reading in fitting), key=lambda result: result[0].ratio)
 
 
 def _compared(name: str, expected: np.ndarray, got: np.ndarray) -> tuple[Comparison, float]:
@@ -141,8 +140,7 @@ def _comparable(one: Part, other: Part) -> bool:
 
 
 def _layer_failure(one: Part, other: Part, expected: np.ndarray, got: np.ndarray) -> str:
-    first, second = moved(one.channels, "first"), moved(other.channels, "first")
-    result, _ = _compared("", first(expected), second(got))
+    result, _ = _closest("", expected, got, other.channels, one.channels)
     return result.failure.removeprefix("network.: ")
 
 
