@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from parity.block import Block
     from parity.client import evaluate
     from parity.errors import ParityError
+    from parity.loading import blocks_of, load_into
     from parity.network import port
-    from parity.port import blocks_of, load_into
     from parity.probe import with_probes
     from parity.reading import inspect, read
     from parity.verification import verify
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "Block": "parity.block",
     "ParityError": "parity.errors",
-    "blocks_of": "parity.port",
+    "blocks_of": "parity.loading",
     "evaluate": "parity.client",
     "inspect": "parity.reading",
-    "load_into": "parity.port",
+    "load_into": "parity.loading",
     "port": "parity.network",
     "read": "parity.reading",
     "verify": "parity.verification",

@@ -29,8 +29,8 @@ from parity import client, oracle
 from parity.backends import BACKENDS, Adapter, adapter_of
 from parity.block import Block, Probe
 from parity.errors import BackendMissingError, InputError, MissingTensorError, ParityError, UnexpectedTensorError
+from parity.loading import blocks_of, plain_name
 from parity.oracle import Measured
-from parity.port import _plain, blocks_of
 from parity.spec import ACTIVATIONS, BatchNorm, Gate, Spec, is_statistic
 from parity.spec._gate import KINDS
 from parity.spec.cbam import SPATIAL_SOURCES
@@ -449,10 +449,10 @@ def _runs(blocks: Sequence[Block], source: Any) -> dict[str, _Run]:
 
 def _run_of(adapter: Adapter, source: Any, found: Mapping[str, Any], block: Block, alone: bool) -> _Run:
     """What computes `block`: the part of its name, else the source itself or the values in it, run by a worker."""
-    part = found.get(_plain(block.name))
+    part = found.get(plain_name(block.name))
     if part is None:
-        live = {_plain(name) for name in adapter.find_blocks(source, {block.name: block.spec})}
-        if _plain(block.name) in live:
+        live = {plain_name(name) for name in adapter.find_blocks(source, {block.name: block.spec})}
+        if plain_name(block.name) in live:
             return _by_worker(adapter, source)
         part = source if alone and callable(source) else None
     if part is None:
@@ -472,12 +472,12 @@ def _parts(source: Any) -> dict[str, Any]:
     """Every module or layer of a live model by its path, "." and "/" written as "_"; those of a session are none."""
     if not _is_keras(source):
         named = source.named_modules() if hasattr(source, "named_modules") else ()
-        return {_plain(name): module for name, module in named}
+        return {plain_name(name): module for name, module in named}
     found: dict[str, Any] = {}
     rest: list[tuple[str, Any]] = [("", source)]
     while rest:
         path, layer = rest.pop()
-        if found.setdefault(_plain(path), layer) is layer:
+        if found.setdefault(plain_name(path), layer) is layer:
             inner = getattr(layer, "layers", None) or layer._flatten_layers(include_self=False, recursive=False)
             rest += [(f"{path}/{child.name}" if path else child.name, child) for child in inner]
     return found
@@ -569,8 +569,8 @@ def _by_worker(adapter: Adapter, model: Any) -> _Run:
     """For blocks that are no module or layer of their own: the values in the model, run by its backend's worker."""
 
     def run(block: Block, x: NDArray) -> tuple[NDArray, NDArray, str]:
-        blocks = {_plain(live.name): live for live in blocks_of(model, {block.name: block.spec})}
-        live = blocks[_plain(block.name)]
+        blocks = {plain_name(live.name): live for live in blocks_of(model, {block.name: block.spec})}
+        live = blocks[plain_name(block.name)]
         dtype = "float64" if all(value.dtype == np.float64 for value in live.tensors.values()) else "float32"
         backend = backend_of(adapter)
         output = client.evaluate(live, x, backend=backend, dtype=dtype)["output"]

@@ -29,8 +29,8 @@ from parity.backends import BACKENDS
 from parity.block import Block, Probe
 from parity.compare import Comparison, compare
 from parity.errors import BackendCrashedError, InputError, ParityError
+from parity.loading import blocks_from
 from parity.oracle import Measured
-from parity.port import _blocks
 from parity.probe import _look, readings, too_large
 from parity.tolerances import EPSILON
 
@@ -170,7 +170,7 @@ def verify(
     if unknown:
         raise InputError(f"received backend {', '.join(map(repr, unknown))}", f"some of {', '.join(BACKENDS)}")
     result = Verification(asked, device)
-    replays = [replay for block in _blocks(source) if (replay := _replay(block, result)) is not None]
+    replays = [replay for block in blocks_from(source) if (replay := _replay(block, result)) is not None]
 
     def tell(outcome: Outcome) -> Outcome:
         progress(outcome)

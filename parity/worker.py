@@ -18,7 +18,7 @@ from parity import exchange
 from parity.backends import ANY, BACKENDS, Adapter
 from parity.block import Block, kernels_first
 from parity.errors import DeviceMissingError, ParityError
-from parity.port import load_blocks
+from parity.loading import load_blocks
 from parity.spec import is_statistic, spec_from_json
 
 

@@ -538,7 +538,7 @@ def _publish_checkpoint(path: str, new: list[str], old: list[str]) -> None:
 
 
 def _save_keras(path: str, blocks: list[Block], model: Any, wrote: Progress) -> None:
-    from parity.port import load_into
+    from parity.loading import load_into
 
     load_into(model, blocks)
     with _explained(path), _staging(path) as stage:

@@ -8,7 +8,7 @@ import pytest
 from parity import cases, golden, oracle
 from parity.compare import compare
 from parity.errors import FormatError
-from parity.port import blocks_of, load_into
+from parity.loading import blocks_of, load_into
 from parity.tolerances import tolerance
 
 NAMES = [name for name in golden.names() if name != "real-ppocr-cls"]

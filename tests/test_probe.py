@@ -15,7 +15,7 @@ from parity import cases, oracle
 from parity.block import Block
 from parity.compare import compare
 from parity.errors import InputError, MissingTensorError, UnexpectedTensorError
-from parity.port import blocks_of
+from parity.loading import blocks_of
 from parity.probe import STEP, blind_spots, probe_input, readings, with_probes
 from parity.spec import (
     CBAMOptions,

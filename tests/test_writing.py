@@ -347,7 +347,7 @@ def test_own_torch_modules_load_the_file(tmp_path, spec):
     import torch
 
     import attention_torch
-    from parity.port import blocks_of
+    from parity.loading import blocks_of
 
     module = getattr(attention_torch, spec.options_class.class_name).from_spec(spec)
     model = torch.nn.ModuleDict({"stage1": torch.nn.ModuleDict({"attention": module})})
@@ -367,7 +367,7 @@ def test_own_tf1_graphs_restore_the_checkpoint(tmp_path, spec):
     import tensorflow as tf
 
     import attention_tf1compat
-    from parity.port import blocks_of
+    from parity.loading import blocks_of
 
     block = block_of(spec, "stage1.attention")
     writing.write(tmp_path / "a.ckpt", block)
@@ -391,7 +391,7 @@ def test_through_a_keras_model(tmp_path, target):
     import keras
 
     from attention_keras.layers import SqueezeExcitation
-    from parity.port import blocks_of
+    from parity.loading import blocks_of
 
     def model():
         x = keras.Input((5, 6, 24))

@@ -124,8 +124,8 @@ def _inspect(given: argparse.Namespace) -> int:
 
 
 def _inspection(found: Inspection) -> list[Any]:
-    names = Column("block", overflow="fold"), Column("dialect", overflow="fold")
-    table = Table(*names, "what it is", "doubts", "proof", title=found.kind)
+    narrow = Column("block", overflow="fold"), Column("dialect", overflow="fold")
+    table = Table(*narrow, "what it is", "doubts", "proof", title=found.kind)
     for block in found.blocks:
         doubts = f"[red]{escape(block.fault)}[/]" if block.fault else f"[yellow]{escape(_doubts(block))}[/]"
         table.add_row(

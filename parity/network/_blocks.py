@@ -10,9 +10,9 @@ from typing import Any
 from parity.detection import FIELDS, Found, detect
 from parity.dialects import DIALECTS, Dialect
 from parity.errors import DialectError, ParityError
+from parity.loading import plain_name
 from parity.network._names import Names
 from parity.network._part import Part, Side, Slot, listed
-from parity.port import _plain
 from parity.spec import SPECS, Spec, spec_from_json
 
 # The field of a block's spec that tells of its norm.
@@ -83,13 +83,13 @@ def _find_foreign(side: Side, path: str, dialect: Dialect, hints: Mapping[str, A
 
 def _find_wanted(side: Side, wanted: Mapping[str, Spec], hints: Mapping[str, Any]) -> None:
     """The blocks that the other side wants here: made of stock layers, or of a dialect that the keys tell."""
-    have = {_plain(name) for name in (*side.blocks, *side.foreign)}
-    missing = {name: spec for name, spec in wanted.items() if _plain(name) not in have}
+    have = {plain_name(name) for name in (*side.blocks, *side.foreign)}
+    missing = {name: spec for name, spec in wanted.items() if plain_name(name) not in have}
     found = side.adapter.find_blocks(side.session, missing)
-    side.blocks |= {name: live for name, live in found.items() if _plain(name) not in have}
-    have |= set(map(_plain, found))
+    side.blocks |= {name: live for name, live in found.items() if plain_name(name) not in have}
+    have |= set(map(plain_name, found))
     for name in missing:
-        path = None if _plain(name) in have else _path(side, name)
+        path = None if plain_name(name) in have else _path(side, name)
         if path is not None:
             side.foreign[path] = _wanted(side, path, _own_hints(path, hints))
 
@@ -137,7 +137,7 @@ def _own_hints(name: str, hints: Mapping[str, Any]) -> dict[str, Any]:
 def _path(side: Side, name: str) -> str | None:
     """The prefix of the side's own names of variables that is `name`."""
     prefixes = {key[:end] for key in side.network.state for end in range(len(key)) if key[end] in "./"}
-    return next((prefix for prefix in sorted(prefixes) if _plain(prefix) == _plain(name)), None)
+    return next((prefix for prefix in sorted(prefixes) if plain_name(prefix) == plain_name(name)), None)
 
 
 def _below(side: Side, path: str) -> dict[str, Any]:

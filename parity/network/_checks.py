@@ -9,9 +9,9 @@ import numpy as np
 
 from parity.block import FLOAT_DTYPES, native
 from parity.errors import ParityError, SpecMismatchError, TensorShapeError
+from parity.loading import overflows, portable, shape_of
 from parity.network._pairs import Paired
 from parity.network._part import NEUTRAL, NORMS, Part, Side, listed
-from parity.port import _overflows, _portable, _shape
 
 # Matters when the ported model is trained further; no framework of the three lets the user choose.
 TRAINING_ONLY = ("unbiased_variance",)
@@ -109,15 +109,15 @@ def writes_into(source: Side, one: Part, target: Side, other: Part) -> Iterator[
         value = values[leaf] if leaf in values else np.full(slot.shape, NEUTRAL[leaf], np.float32)
         if native(value).dtype not in FLOAT_DTYPES:
             raise TensorShapeError(f"source {one.name!r}: {leaf} of dtype {value.dtype}", "floating-point numbers")
-        if _overflows(slot.variable, value):
+        if overflows(slot.variable, value):
             raise TensorShapeError(
                 f"{one.name!r} has finite numbers that {other.name!r} would hold as infinite ({leaf}: source "
                 f"{value.dtype}, target {slot.variable.dtype})",
                 "numbers within the range of the target's dtype",
                 "build the target with a wider dtype",
             )
-        shape = _shape(slot.variable)
-        yield slot.variable, _portable(slot.from_canonical(value, shape)), f"{other.name}: {leaf}"
+        shape = shape_of(slot.variable)
+        yield slot.variable, portable(slot.from_canonical(value, shape)), f"{other.name}: {leaf}"
     for key, variable in one.extras.items():
         if key in other.extras:
             yield other.extras[key], source.read(one.name, variable), f"{other.name}: {key}"

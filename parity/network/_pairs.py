@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from parity.errors import MissingTensorError, ParityError, UnexpectedTensorError
+from parity.loading import plain_name
 from parity.network._names import Names
 from parity.network._part import NORMS, Part, Side, laid_out, listed
-from parity.port import _plain
 
 # The end of a name that was given by counting.
 NUMBER = re.compile(r"(^|_)\d+$")
@@ -60,8 +60,10 @@ def pair_up(
             f"received a mapping of {listed(lost)} to what the target lacks",
             f"of its layers {listed(map(repr, theirs))}",
         )
-    doubtful = _miscounted([_plain(names(name)[0]) for name in ours], list(map(_plain, theirs)))
-    found = {name: pair for name, pair in found.items() if pair[1] == "mapping" or _stem(_plain(name)) not in doubtful}
+    doubtful = _miscounted([plain_name(names(name)[0]) for name in ours], list(map(plain_name, theirs)))
+    found = {
+        name: pair for name, pair in found.items() if pair[1] == "mapping" or _stem(plain_name(name)) not in doubtful
+    }
     taken = {part.name for part, _ in found.values()}
     rest = {name: part for name, part in ours.items() if name not in found}
     left = {name: part for name, part in theirs.items() if name not in taken}
@@ -90,9 +92,9 @@ def _by_plain(role: str, wanted: Mapping[str, str]) -> dict[str, str]:
     """The name of each part by its wanted one, with "." and "/" as "_"."""
     plain: dict[str, str] = {}
     for name, text in wanted.items():
-        if plain.setdefault(_plain(text), name) != name:
+        if plain.setdefault(plain_name(text), name) != name:
             raise UnexpectedTensorError(
-                f"received a {role} whose {plain[_plain(text)]!r} and {name!r} have one name",
+                f"received a {role} whose {plain[plain_name(text)]!r} and {name!r} have one name",
                 "names that differ in more than '.', '/' and '_'",
             )
     return plain

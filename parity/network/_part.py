@@ -12,7 +12,7 @@ import numpy as np
 from parity.backends import Adapter
 from parity.block import kernels_first, kernels_last
 from parity.errors import InputError, MissingTensorError, ParityError
-from parity.port import _shape, owner
+from parity.loading import owner, shape_of
 from parity.spec import LiveBlock
 
 Call = tuple[str, np.ndarray, np.ndarray]
@@ -51,7 +51,7 @@ class Slot:
     @property
     def shape(self) -> tuple[int, ...]:
         """The canonical shape."""
-        return self.to_canonical(np.broadcast_to(np.zeros((), np.int8), _shape(self.variable))).shape
+        return self.to_canonical(np.broadcast_to(np.zeros((), np.int8), shape_of(self.variable))).shape
 
 
 @dataclass(frozen=True)

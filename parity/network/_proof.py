@@ -9,12 +9,12 @@ import numpy as np
 
 from parity.compare import Comparison, compare
 from parity.errors import InputError, OutputMismatchError
+from parity.loading import portable
 from parity.network._checks import both
 from parity.network._pairs import Paired
 from parity.network._part import Call, Part, Side, laid_out, listed, moved
 from parity.network._report import Report
 from parity.oracle import Measured
-from parity.port import _portable
 from parity.spec import SPECS
 from parity.tolerances import DTYPES, tolerance
 
@@ -34,7 +34,7 @@ def prove(
     expected, _ = source.record(inputs, [])
     _check_dtypes(source, expected)
     laid = laid_out(inputs, source, target)
-    before = [(variable, _portable(target.read("variable", variable))) for variable, _ in writes]
+    before = [(variable, portable(target.read("variable", variable))) for variable, _ in writes]
     try:
         target.adapter.write_variables(target.session, writes)
         got, _ = target.record(laid, [])

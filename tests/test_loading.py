@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from parity import exchange, golden, port
+from parity import exchange, golden, loading
 from parity.block import Block
 from parity.errors import (
     BackendMissingError,
@@ -23,7 +23,7 @@ from parity.errors import (
     TensorShapeError,
     UnexpectedTensorError,
 )
-from parity.port import blocks_of, load_into
+from parity.loading import blocks_of, load_into
 from parity.probe import with_probes
 from parity.reading import read
 from parity.spec import CBAMOptions, CoordinateAttentionOptions, ECAOptions, LiveBlock, SqueezeExcitationOptions
@@ -66,7 +66,7 @@ def test_blocks_pair_by_name(name, tmp_path):
     model, blocks = Net(), [weights(CA, "attn"), weights(SE, name)]
     exchange.write(tmp_path / "a", blocks)
     report = load_into(model, tmp_path / "a")
-    assert report == port.Report({"attn": "attn", name: "stage1.0"})
+    assert report == loading.Report({"attn": "attn", name: "stage1.0"})
     assert np.array_equal(model.stage1[0].fc1.weight.detach(), blocks[1].tensors["fc1.kernel"].astype(np.float32))
     assert np.array_equal(model.attn.norm.running_var, blocks[0].tensors["norm.variance"].astype(np.float32))
 
@@ -253,7 +253,7 @@ def model(monkeypatch):
         read_variable=lambda model, variable: variable,
         write_variables=lambda model, values: setattr(model, "written", list(values)),
     )
-    monkeypatch.setattr(port, "owner", lambda model: adapter)
+    monkeypatch.setattr(loading, "owner", lambda model: adapter)
     return model
 
 
@@ -307,16 +307,16 @@ def test_model_with_ambiguous_names_is_refused(model):
 
 KERAS = """
 import keras, numpy as np
-from parity import golden, port
+from parity import golden, loading
 from attention_keras import {style} as blocks
 (recording,) = golden.open("tutorial-keras-cbam")
 x = keras.Input(recording.x.shape[1:], dtype="float64")
 arguments = recording.block.spec.options().arguments() | dict(name="attn", data_format="channels_last", dtype="float64")
 y = blocks.cbam(x, **arguments) if {style!r} == "functional" else blocks.CBAM(**arguments)(x)
 model = keras.Model(x, y)
-report = port.load_into(model, recording.block, {{"": "attn"}})
+report = loading.load_into(model, recording.block, {{"": "attn"}})
 assert report.loaded == {{"": "attn"}}, report
-(back,) = port.blocks_of(model, {{"attn": recording.block.spec}})
+(back,) = loading.blocks_of(model, {{"attn": recording.block.spec}})
 assert all(np.array_equal(back.tensors[key], value) for key, value in recording.block.tensors.items())
 print(report.unverified)
 """
@@ -346,7 +346,7 @@ def test_tf1_session():
         session.run(tf.compat.v1.global_variables_initializer())
         report = load_into(session, block, {"cbam_block1": "stage1/cbam"})
         (back,) = blocks_of(session)
-    assert report == port.Report({"cbam_block1": "stage1/cbam"})
+    assert report == loading.Report({"cbam_block1": "stage1/cbam"})
     assert (back.name, back.spec) == ("stage1/cbam", block.spec)
     assert all(np.array_equal(back.tensors[key], value) for key, value in block.tensors.items())
 
@@ -366,7 +366,7 @@ def test_variables_whose_value_cannot_be_read(model, monkeypatch):
     def refuse(model, variable):
         raise NotImplementedError("no data")
 
-    monkeypatch.setattr(port.owner(model), "read_variable", refuse)
+    monkeypatch.setattr(loading.owner(model), "read_variable", refuse)
     with pytest.raises(MissingTensorError, match=r"block 'se': fc1\.kernel cannot be read \(NotImplementedError: no d"):
         blocks_of(model, {"se": SE})
 

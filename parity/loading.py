@@ -75,7 +75,7 @@ def load_into(model: Any, source: Any, mapping: Mapping[str, str] | None = None,
         >>> load_into(ECA(24), Block("eca", ECA(24).spec, {"conv.kernel": np.ones((1, 1, 3))})).loaded
         {'eca': ''}
     """
-    adapter, blocks = owner(model), _blocks(source)
+    adapter, blocks = owner(model), blocks_from(source)
     if verify:
         _prove(adapter, blocks)
     return load_blocks(adapter, model, blocks, mapping or {})
@@ -106,7 +106,7 @@ def blocks_of(model: Any, specs: Mapping[str, Spec] | None = None) -> list[Block
         SpecMismatchError: where a block shows another spec than given, or not all of its spec and none is given.
     """
     adapter = owner(model)
-    given = {_plain(name): spec for name, spec in (specs or {}).items()}
+    given = {plain_name(name): spec for name, spec in (specs or {}).items()}
     live = adapter.find_blocks(model, specs or {})
     if not live:
         raise MissingTensorError(
@@ -114,10 +114,11 @@ def blocks_of(model: Any, specs: Mapping[str, Spec] | None = None) -> list[Block
             "at least one",
             "for blocks made of stock Keras layers pass specs={'<name in the model>': <its spec>}",
         )
-    return [_read_block(adapter, model, name, block, given.get(_plain(name))) for name, block in live.items()]
+    return [_read_block(adapter, model, name, block, given.get(plain_name(name))) for name, block in live.items()]
 
 
-def _blocks(source: Any) -> list[Block]:
+def blocks_from(source: Any) -> list[Block]:
+    """A block, a list of blocks, or whatever `parity.read` reads, as a list of blocks."""
     if isinstance(source, Block):
         return [source]
     is_list = isinstance(source, Iterable) and not isinstance(source, str | os.PathLike | Mapping)
@@ -150,7 +151,8 @@ def _renamed(blocks: list[Block], mapping: Mapping[str, str]) -> dict[str, str]:
     return {block.name: mapping.get(block.name, block.name) for block in blocks}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """`name` as it is compared: frameworks join the steps of a path with different signs."""
     return name.replace(".", "_").replace("/", "_")
 
 
@@ -168,13 +170,13 @@ def _pair(blocks: list[Block], names: Mapping[str, str], live: Mapping[str, Live
     if faults:
         kind: type[ParityError] = MissingTensorError if missing else UnexpectedTensorError
         raise kind(f"received {' and '.join(faults)}", "one block of the source for each block of the model", remedy)
-    return [(block, found[_plain(names[block.name])]) for block in blocks]
+    return [(block, found[plain_name(names[block.name])]) for block in blocks]
 
 
 def _distinct(place: str, names: list[str]) -> dict[str, str]:
     plain: dict[str, str] = {}
     for name in names:
-        other = plain.setdefault(_plain(name), name)
+        other = plain.setdefault(plain_name(name), name)
         if names.count(name) > 1 or other != name:
             raise UnexpectedTensorError(
                 f"received {place} with blocks {other!r} and {name!r}",
@@ -209,16 +211,16 @@ def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[
     pairs = [(key, live.variables[key], value) for key, value in values.items()]
     pairs += [(key, live.extras[key], value) for key, value in block.extras.items() if key in live.extras]
     wrong = [
-        f"{key}: tensor {value.shape}, variable {_shape(variable)}"
+        f"{key}: tensor {value.shape}, variable {shape_of(variable)}"
         for key, variable, value in pairs
-        if _shape(variable) != value.shape
+        if shape_of(variable) != value.shape
     ]
     if wrong:
         raise TensorShapeError(f"block {block.name!r} does not fit model {name!r} ({'; '.join(wrong)})", "equal shapes")
     lost = [
         f"{key}: tensor {value.dtype}, variable {variable.dtype}"
         for key, variable, value in pairs
-        if _overflows(variable, value)
+        if overflows(variable, value)
     ]
     if lost:
         raise TensorShapeError(
@@ -226,14 +228,15 @@ def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[
             "numbers within the range of the variable's dtype",
             "build the model with a wider dtype",
         )
-    return [(variable, _portable(value)) for _, variable, value in pairs]
+    return [(variable, portable(value)) for _, variable, value in pairs]
 
 
-def _shape(variable: Any) -> tuple[int, ...]:
+def shape_of(variable: Any) -> tuple[int, ...]:
+    """The shape of a variable of any framework."""
     return tuple(int(size) for size in variable.shape)
 
 
-def _overflows(variable: Any, value: np.ndarray) -> bool:
+def overflows(variable: Any, value: np.ndarray) -> bool:
     """Whether a finite number of `value` becomes infinite in the dtype of `variable`, of whatever framework."""
     kind = re.search("bfloat16|float16|float32|float64", str(variable.dtype))
     if kind is None or value.dtype not in FLOAT_DTYPES:
@@ -245,7 +248,7 @@ def _overflows(variable: Any, value: np.ndarray) -> bool:
         return bool(np.any(np.isfinite(value) & ~np.isfinite(value.astype(dtype))))
 
 
-def _portable(value: np.ndarray) -> np.ndarray:
+def portable(value: np.ndarray) -> np.ndarray:
     """`value` as every framework takes it: contiguous, and float32 for bfloat16, which holds the same numbers."""
     return np.asarray(value, dtype=np.float32 if value.dtype == ml_dtypes.bfloat16 else None, order="C")
 
