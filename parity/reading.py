@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,31 +56,30 @@ def read(
     return [*contents.blocks, *(found.blocks() if found else [])]
 
 
-def read_with_probes(source: Any, *arguments: Any, **options: Any) -> list[Block]:
-    """`read`, with a probe for each block: what the file itself can say of the source's output, else the oracle's.
-
-    A recording holds its input and output; of an ONNX graph, ONNX Runtime runs the block. Weights alone compute
-    nothing: the oracle's output then proves that they arrive whole, and nothing about the hints.
-    """
-    contents, found = _detected(source, *_arguments(*arguments, **options))
-    blocks = [*contents.blocks, *(found.blocks() if found else [])]
-    if contents.prove is not None:
-        return contents.prove(blocks)
-    from parity import probe  # it reads, too
-
-    without = probe.with_probes([block for block in blocks if block.probe is None])
-    probed = {block.name: block for block in without}
-    return [probed.get(block.name, block) for block in blocks]
-
-
-def _arguments(
+def read_with_probes(
+    source: Any,
     dialect: str | Dialect | None = None,
     hints: Mapping[str, Any] | None = None,
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-) -> tuple[str | Dialect | None, Mapping[str, Any] | None, Sequence[str], Sequence[str]]:
-    return dialect, hints, include, exclude
+    progress: Callable[[str], None] = lambda name: None,
+) -> list[Block]:
+    """`read`, with a probe for each block: what the file itself can say of the source's output, else the oracle's.
+
+    A recording holds its input and output; of an ONNX graph, ONNX Runtime runs the block. Weights alone compute
+    nothing: the oracle's output then proves that they arrive whole, and nothing about the hints. `progress` is called
+    with the name of each block that the oracle is about to probe.
+    """
+    from parity import probe  # it reads, too
+
+    contents, found = _detected(source, dialect, hints, include, exclude)
+    blocks = [*contents.blocks, *(found.blocks() if found else [])]
+    if contents.prove is not None:
+        return contents.prove(blocks)
+    probed = probe.with_probes([block for block in blocks if block.probe is None], progress=progress)
+    by_name = {block.name: block for block in probed}
+    return [by_name.get(block.name, block) for block in blocks]
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,7 @@ def test_inspect_shows_blocks_doubts_and_the_rest(checkpoint, capsys):
 
 
 def test_inspect_as_json(checkpoint, capsys):
-    assert cli.main(["inspect", checkpoint, *HINTS, "--json", "-"]) == cli.AGREED
+    assert cli.main(["inspect", checkpoint, *HINTS, "--json"]) == cli.AGREED
     found = json.loads(capsys.readouterr().out)
     assert [block["name"] for block in found["blocks"]] == ["layer1.se", "layer2.se"]
     assert found["blocks"][1]["spec"]["hidden_channels"] == 3

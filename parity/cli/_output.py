@@ -20,6 +20,12 @@ AGREED, DISAGREED, MISUSED = 0, 1, 2
 FILE_WIDTH = 160
 
 
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--json [FILE]``; without a file, or with "-", the JSON alone goes to standard output."""
+    told = f"write {what}, to standard output if no FILE is given"
+    parser.add_argument("--json", type=Path, metavar="FILE", nargs="?", const=Path("-"), help=told)
+
+
 def show(given: argparse.Namespace, *parts: Any) -> None:
     """Print for people: where the JSON goes to standard output, to the other one."""
     console = Console(stderr=given.json == Path("-"))

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from parity import cases, client, run
 from parity.backends import BACKENDS, DEVICES
-from parity.cli._output import AGREED, DISAGREED, check_writable, progress_bar, show, write_json
+from parity.cli._output import AGREED, DISAGREED, add_json, check_writable, progress_bar, show, write_json
 from parity.errors import ParityError, SpecError
 from parity.spec import SPECS
 from parity.tolerances import DTYPES
@@ -23,7 +23,7 @@ from parity.tolerances import DTYPES
 def add_commands(commands: Any) -> None:
     """Add the commands of this module to the parser's."""
     doctor = commands.add_parser("doctor", help="each backend: its version and devices, or why it is absent")
-    doctor.add_argument("--json", type=Path, metavar="FILE", help="write the same as JSON ('-' for standard output)")
+    add_json(doctor, "the same as JSON")
     doctor.set_defaults(command=_doctor)
 
     judge = commands.add_parser(
@@ -43,7 +43,7 @@ def add_commands(commands: Any) -> None:
     judge.add_argument(
         "--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="cases at once (default: the cores)"
     )
-    judge.add_argument("--json", type=Path, metavar="FILE", help="write every figure as JSON ('-' for standard output)")
+    add_json(judge, "every figure as JSON")
     judge.add_argument("--list", action="store_true", help="print the ids of the chosen cases and run nothing")
     judge.set_defaults(command=_run)
 

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from parity import dialects, reading, verification, writing
 from parity.backends import BACKENDS, DEVICES
 from parity.block import Block
-from parity.cli._output import AGREED, DISAGREED, check_writable, progress_bar, show, write_json
+from parity.cli._output import AGREED, DISAGREED, add_json, check_writable, progress_bar, show, write_json
 from parity.errors import DialectError, FormatError
 from parity.reading import Inspected, Inspection
 
@@ -40,7 +40,7 @@ def _add_inspect(commands: Any) -> None:
         "2 for a file that cannot be read.",
     )
     _add_source(parser)
-    _add_json(parser, "the same as JSON")
+    add_json(parser, "the same as JSON")
     parser.set_defaults(command=_inspect)
 
 
@@ -64,7 +64,7 @@ def _add_port(commands: Any) -> None:
     parser.add_argument("--probe", action="store_true", help="store an input and the source's output with each block")
     parser.add_argument("--force", action="store_true", help="replace DST if it exists")
     parser.add_argument("--dry-run", action="store_true", help="do everything but write")
-    _add_json(parser, "what was done as JSON")
+    add_json(parser, "what was done as JSON")
     parser.set_defaults(command=_port)
 
 
@@ -79,14 +79,14 @@ def _add_verify(commands: Any) -> None:
         "--backend", choices=list(BACKENDS), help="only this backend (may be repeated)", action="append", default=[]
     )
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where the backends compute (default: cpu)")
-    _add_json(parser, "every figure as JSON")
+    add_json(parser, "every figure as JSON")
     parser.set_defaults(command=_verify)
 
 
 def _add_dialects(commands: Any) -> None:
     parser = commands.add_parser("dialects", help="the implementations whose weights can be read and written")
     parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="of their ids: 'timm/*'")
-    _add_json(parser, "the same as JSON")
+    add_json(parser, "the same as JSON")
     parser.set_defaults(command=_dialects)
 
 
@@ -103,10 +103,6 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--include", metavar="PATTERN", help="only blocks of such names (may be repeated)", **several)
     parser.add_argument("--exclude", metavar="PATTERN", help="no blocks of such names (may be repeated)", **several)
-
-
-def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} ('-' for standard output)")
 
 
 # Inspect
@@ -201,8 +197,10 @@ def _port(given: argparse.Namespace) -> int:
     console = Console(stderr=True)
     with progress_bar(console) as bar:
         task = bar.add_task(f"reading {given.source}", total=None)
-        read = reading.read_with_probes if given.probe else reading.read
         options = {"include": given.include, "exclude": given.exclude}
+        if given.probe:
+            options["progress"] = lambda name: bar.update(task, description=f"probing {name}")
+        read = reading.read_with_probes if given.probe else reading.read
         blocks = _renamed(read(given.source, given.dialect, _hints(given.hint), **options), names)
         proved = [block for block in blocks if block.probe]
         verdict = verification.verify(proved, backends=[]) if proved else None

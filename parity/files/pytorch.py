@@ -14,6 +14,7 @@ import pickletools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from reprlib import repr as shown  # short, however large a thing the pickle has built
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -30,6 +31,7 @@ REMEDY = "save model.state_dict() alone: torch.save(model.state_dict(), path)"
 # A state of a hundred thousand tensors takes three million instructions.
 MAX_INSTRUCTIONS = 10_000_000
 MAX_PICKLE_BYTES = 1 << 28
+MAX_NAME_BYTES = 1 << 26  # of all names together: a pickle may hold one text and use it often
 MAX_DEPTH = 16
 MAX_RANK = 64
 
@@ -80,6 +82,7 @@ HARMLESS = {
     "argparse.Namespace",
     "collections.Counter",
     "collections.defaultdict",
+    "collections.deque",
     "copyreg._reconstructor",
     "datetime.date",
     "datetime.datetime",
@@ -106,6 +109,7 @@ HARMLESS = {
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath")),
     *(f"pathlib.{name}" for name in ("PureWindowsPath", "_local.Path", "_local.PosixPath", "_local.WindowsPath")),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
 }
 HARMLESS_MODULES = ("numpy.dtypes.",)
 
@@ -272,11 +276,10 @@ def _run(path: str, stream: _Limited, order: str = "<", storages: dict[str, Stor
     machine = _Machine(path, order, {} if storages is None else storages)
     try:
         # It wants a file of the standard library, and uses these methods alone.
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
+        for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
             if opcode.name == "STOP":
                 return machine.stack.pop()
-            if count > MAX_INSTRUCTIONS:
-                raise ValueError(f"more than {MAX_INSTRUCTIONS} instructions")
+            machine.count(1)
             machine.follow(opcode.name, argument)
     except FormatError:
         raise
@@ -298,6 +301,13 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memory: dict[int, Any] = {}
+        self.steps = 0
+
+    def count(self, steps: int) -> None:
+        """Count instructions, and what takes as long."""
+        self.steps += steps
+        if self.steps > MAX_INSTRUCTIONS:
+            raise ValueError(f"more than {MAX_INSTRUCTIONS} instructions")
 
     def follow(self, name: str, argument: Any) -> None:
         """Follow one instruction."""
@@ -401,7 +411,9 @@ class _Machine:
 
     def do_stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(self.word(str(module), str(name)))
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise ValueError(f"the function {shown(name)} of {shown(module)}")
+        self.stack.append(self.word(module, name))
 
     def do_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
@@ -430,12 +442,12 @@ class _Machine:
     def do_binpersid(self) -> None:
         kind, storage_type, key, _, count, *view = self.stack.pop()
         if kind != "storage" or not isinstance(storage_type, Word) or storage_type.name not in STORAGES:
-            raise FormatError(f"{self.path} names {kind!r} {storage_type!r}", "storages of numbers", REMEDY)
+            raise FormatError(f"{self.path} names {shown(kind)} {shown(storage_type)}", "storages of numbers", REMEDY)
         start = 0
         if view and view[0] is not None:  # a part of another storage, in files of old
             _, start, count = view[0]
         if not isinstance(key, str) or not _are_counts(count, start):
-            raise ValueError(f"the storage {key!r} of {count!r} numbers")
+            raise ValueError(f"the storage {shown(key)} of {shown(count)} numbers")
         storage = Storage(STORAGES[storage_type.name].newbyteorder(self.order), key, count, start)
         self.storages.setdefault(key, storage)
         self.stack.append(storage)
@@ -470,13 +482,14 @@ WORDS = {"float", "bfloat", "half", "double", "int", "uint", "long", "short", "b
 
 
 def _ordered_dict(machine: _Machine, pairs: Any = ()) -> dict[str, Any]:
+    machine.count(len(pairs))  # the same ones may be used again and again
     return {key: value for key, value in pairs if isinstance(key, str)}
 
 
 def _tensor(machine: _Machine, storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Tensor | Strange:
     # requires_grad, hooks, and a dictionary that says whether the numbers are to be conjugated or negated
     if len(more) > 2 and more[2]:
-        return Strange(f"lazily changed ({', '.join(map(str, more[2]))})")
+        return Strange(f"lazily changed ({shown(more[2])})")
     return _typed_tensor(machine, storage, offset, shape, strides, storage.dtype)
 
 
@@ -493,7 +506,7 @@ def _tensor_of_kind(
 def _typed_tensor(machine: _Machine, storage: Any, offset: Any, shape: Any, strides: Any, dtype: np.dtype) -> Tensor:
     is_whole = len(shape) == len(strides) <= MAX_RANK and _are_counts(offset, *shape, *strides)
     if not isinstance(storage, Storage) or not is_whole:
-        raise ValueError(f"a tensor of shape {shape!r} and strides {strides!r} at {offset!r}")
+        raise ValueError(f"a tensor of shape {shown(shape)} and strides {shown(strides)} at {shown(offset)}")
     return Tensor(storage, offset, tuple(shape), tuple(strides), dtype)
 
 
@@ -546,6 +559,8 @@ def _named(path: str, root: Any) -> dict[str, Tensor | Strange]:
         raise FormatError(f"{path} holds no named tensor", "tensors by name", REMEDY)
     if len(parts) == 1:
         return parts[0][1]
+    if sum(len(tensors) * sum(map(len, keys)) for keys, tensors in parts) > MAX_NAME_BYTES:
+        raise FormatError(f"{path} holds tensors under names of more than {MAX_NAME_BYTES} bytes", "names", REMEDY)
     found: dict[str, Tensor | Strange] = {}
     for keys, tensors in parts:
         for name, value in tensors.items():
@@ -555,7 +570,7 @@ def _named(path: str, root: Any) -> dict[str, Tensor | Strange]:
 
 
 def _parts(root: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, Tensor | Strange]]]:
-    """The mappings with tensors by their keys, without optimizers, and without mere counters if there are weights."""
+    """The mappings with tensors by their keys, without optimizers, and without mere counters and states if there are weights."""
     found: list[tuple[tuple[str, ...], dict[str, Tensor | Strange]]] = []
     queue: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), root)]
     seen = {id(root)}
@@ -575,7 +590,8 @@ def _parts(root: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, Tensor
 
 
 def _is_weight(value: Tensor | Strange) -> bool:
-    return isinstance(value, Strange) or value.shape != ()
+    # Of whole numbers alone are counters, and the states of random generators.
+    return isinstance(value, Strange) or (value.shape != () and value.dtype.kind not in "biu")
 
 
 def _kind(value: Any) -> str:
@@ -591,8 +607,14 @@ def _array(path: str, name: str, part: Tensor | Strange, storage_bytes: Bytes) -
     data = storage_bytes(storage)
     held = storage.count * storage.dtype.itemsize // size
     count = math.prod(part.shape)
+    if count > held > 0:
+        raise FormatError(
+            f"{path} holds the tensor {name!r} of {count} elements over a storage of {held}",
+            "a number of its own for each element",
+            "save it .contiguous(), where the file is whole",
+        )
     last = part.offset + sum((length - 1) * stride for length, stride in zip(part.shape, part.strides, strict=True))
-    if storage.start * storage.dtype.itemsize + held * size > len(data) or (count and (last >= held or count > held)):
+    if storage.start * storage.dtype.itemsize + held * size > len(data) or (count and last >= held):
         raise FormatError(
             f"{path} holds the tensor {name!r} of shape {part.shape}, beyond the {len(data)} bytes of its storage",
             "a whole, undamaged file",
