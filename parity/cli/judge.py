@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
