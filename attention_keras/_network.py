@@ -106,6 +106,8 @@ class _Depthwise:
 
 def _transposed(layer: Any) -> Found:
     shown = _window(layer) | {"groups": getattr(layer, "groups", 1)}
+    cut = _cut(layer, shown)
+    shown |= {} if cut is None else {"padding": cut}
     return "transposed convolution", shown, _kernel_and_bias(layer), {"kernel": "kernel last"}
 
 
@@ -128,6 +130,23 @@ def _padding(layer: Any) -> list[list[int]] | None:
     if layer.padding == "causal":
         return [[size, 0] for size in sizes]
     return [[size // 2, size - size // 2] for size in sizes] if set(window["strides"]) == {1} else None
+
+
+def _cut(layer: Any, window: Mapping[str, Any]) -> list[list[int]] | None:
+    """(before, after) of each spatial axis that is cut off of the whole transposed convolution; None where engines do.
+
+    A size of map times stride is what Keras wants of "same".
+    """
+    if layer.padding != "valid" and layer.output_padding is not None:
+        return None
+    spans = [step * (size - 1) + 1 for step, size in zip(window["dilation"], layer.kernel_size, strict=True)]
+    more = [span - stride for span, stride in zip(spans, window["strides"], strict=True)]
+    if layer.padding == "valid":
+        given = layer.output_padding
+        added = [max(-size, 0) for size in more] if given is None else [given] * len(more)
+        added = list(given) if isinstance(given, list | tuple) else added
+        return [[0, -size] for size in added]
+    return [[size // 2, size - size // 2] for size in more] if min(more) >= 0 else None
 
 
 def _activation(layer: Any) -> dict[str, Any]:

@@ -128,7 +128,9 @@ def _convolution(module: Any) -> Found:
         "dilation": list(module.dilation),
     }
     variables = {"kernel": _own(module, "weight"), "bias": _own(module, "bias")}
-    if module.transposed:
+    if module.transposed:  # what is cut off of the whole convolution; less than nothing where more is added
+        pads = zip(module.padding, module.output_padding, strict=True)
+        shown["padding"] = [[size, size - more] for size, more in pads]
         return "transposed convolution", shown, variables, "first"
     if _origin(module) not in KNOWN:  # those pad by the size of the map
         shown["padding"] = _padding(module)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,8 +19,8 @@ import numpy as np
 from parity import dialects
 from parity.block import Block
 from parity.dialects import Dialect
-from parity.dialects._table import Tensor
-from parity.errors import DialectError, MissingTensorError, SpecError, UnexpectedTensorError
+from parity.dialects._table import NUMBER, Tensor, layer_number
+from parity.errors import DialectError, MissingTensorError, ParityError, SpecError, UnexpectedTensorError
 from parity.spec import ACTIVATIONS, SPECS, Spec
 from parity.spec._gate import KINDS as GATES
 from parity.spec.eca import PADDINGS
@@ -37,8 +38,12 @@ FIELDS = {field.name for spec in SPECS.values() for field in fields(spec)}  # ty
 # The doubt that no spec field settles.
 PLAIN_LAYERS = "include"
 
+# How many parts of a name may belong to a block, and to what lies beside it: more than any table has.
+DEPTH = 8
+
 Arrays = Mapping[str, np.ndarray]
 Groups = Mapping[str, Mapping[str, str]]
+Choice = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -81,14 +86,14 @@ class Found:
         name: the prefix of its keys.
         readings: the dialects that fit and mean the same; or all that fit, where the doubts lie between them.
         doubts: what is open.
-        fault: why it cannot be read however the doubts are settled: a dialect that loses something, or readings that
-            make different blocks of the same tensors.
+        fault: why it cannot be read however the doubts are settled: a dialect that loses something, readings that make
+            different blocks of the same tensors, a tensor that is missing, mis-shaped or one too many.
     """
 
     name: str
     readings: tuple[Candidate, ...]
     doubts: tuple[Doubt, ...] = ()
-    fault: DialectError | None = None
+    fault: ParityError | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -106,7 +111,7 @@ class Found:
         return self.readings[0].keys
 
     def block(self) -> Block:
-        """The block itself; raises `DialectError` while there are doubts."""
+        """The block itself; raises its fault, or `DialectError` while there are doubts."""
         first = self.readings[0]
         if self.fault or self.doubts or first.spec is None:
             raise self.fault or _question([self])
@@ -121,7 +126,7 @@ class Detection:
     rest: tuple[str, ...]
 
     def blocks(self) -> list[Block]:
-        """All blocks; raises one `DialectError` that asks every open question."""
+        """All blocks; raises the first fault, or one `DialectError` that asks every open question."""
         faults = [found.fault for found in self.found if found.fault]
         if faults:
             raise faults[0]
@@ -141,28 +146,36 @@ def detect(
     """The blocks of `arrays`; `parity.read` tells the arguments.
 
     Raises:
-        DialectError: where nothing fits, where dialects that fit mean different blocks, where a block's dialect is one
-            that cannot be read without loss, and for hints that contradict weights or dialect.
-        MissingTensorError, UnexpectedTensorError: for parts of blocks, and for tensors beside a block.
+        DialectError: where nothing fits; for hints that contradict weights or dialect; for patterns that fit nothing.
+        MissingTensorError, DialectError: for parts and wrong shapes of blocks of the one dialect that is named.
     """
     named = _candidates(dialect)
-    groups = _by_prefix(list(arrays))
+    strict = dialect is not None and len(named) == 1
     wanted = [one for one in named if dialect is not None or one.detected]
-    fits = [fit for one in wanted for fit in _fits(one, groups, arrays, strict=dialect is not None and len(named) == 1)]
-    sets = [fits for fits in _whole_sets(fits) if chosen(fits[0].name, include, exclude)]
+    groups = _by_prefix(list(arrays), wanted)
+
+    def choice(name: str) -> bool:
+        return chosen(name, include, exclude)
+
+    fits = [fit for one in wanted for fit in _fits(one, groups, arrays, choice, strict)]
+    every = _whole_sets(fits)
+    sets = [fits for fits in every if choice(fits[0].name)]
     _check_apart(sets)
-    if dialect is None:
-        _check_parts(sets, groups, arrays, include, exclude)
-    sets = _without_company(sets, groups)
-    if not sets and not (include or exclude):
+    parts = [] if strict else _parts(sets, wanted, groups, arrays, choice)
+    lost = {key for part in parts for key in part.keys.values()}
+    sets = [fits for fits in sets if lost.isdisjoint(fits[0].keys.values())]
+    sets, company = _company(sets, groups)
+    if not (every or parts or exclude):
         raise _nothing(arrays, wanted)
-    order = {key: number for number, key in enumerate(arrays)}
-    sets.sort(key=lambda fits: min(order[key] for key in fits[0].keys.values()))
+    check_included(include, [fits[0].name for fits in every] + [part.name for part in parts])
     _check_names(sets)
     told = _checked_hints(sets, dict(hints or {}))
-    found = tuple(_resolve(fits, told, asked=dialect is None, included=bool(include)) for fits in sets)
+    resolved = [_resolve(fits, told, asked=dialect is None, included=bool(include)) for fits in sets]
+    found = [replace(one, fault=company.get(one.name, one.fault)) for one in resolved] + parts
+    order = {key: number for number, key in enumerate(arrays)}
+    found.sort(key=lambda one: min(order[key] for key in one.keys.values()))
     used = {key for one in found for key in one.keys.values()}
-    return Detection(found, tuple(key for key in arrays if key not in used))
+    return Detection(tuple(found), tuple(key for key in arrays if key not in used))
 
 
 def _candidates(dialect: str | Dialect | None) -> list[Dialect]:
@@ -174,31 +187,43 @@ def _candidates(dialect: str | Dialect | None) -> list[Dialect]:
 
 
 def chosen(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether the patterns leave the block `name` in."""
     wanted = not include or any(fnmatchcase(name, pattern) for pattern in include)
     return wanted and not any(fnmatchcase(name, pattern) for pattern in exclude)
+
+
+def check_included(include: Sequence[str], names: Sequence[str]) -> None:
+    """Raise `DialectError` for patterns that fit none of `names`: a block would be missed by a slip of the pen."""
+    strange = [pattern for pattern in include if not any(fnmatchcase(name, pattern) for name in names)]
+    if strange:
+        there = (
+            f"patterns of the names of blocks: {_some(list(map(repr, names)))}" if names else "blocks to choose from"
+        )
+        raise DialectError(f"received include={strange!r}", there)
 
 
 # Which dialects fit where
 
 
-def _by_prefix(keys: list[str]) -> dict[str, dict[str, str]]:
-    """The full key of each remainder, under each prefix: "" and whatever ends in "." or "/"."""
+def _by_prefix(keys: list[str], wanted: list[Dialect]) -> dict[str, dict[str, str]]:
+    """The full key of each remainder, under each prefix: "" and whatever ends in "." or "/", as near as may matter."""
+    depth = max((len(re.findall("[./]", row.key)) for one in wanted for row in one.tensors), default=0)
     groups: dict[str, dict[str, str]] = {}
     for key in keys:
-        for end in (0, *(number + 1 for number, letter in enumerate(key) if letter in "./")):
+        ends = (0, *(found.end() for found in re.finditer("[./]", key)))
+        for end in ends[-1 - max(depth, DEPTH) :]:
             groups.setdefault(key[:end], {})[key[end:]] = key
     return groups
 
 
-def _fits(dialect: Dialect, groups: Groups, arrays: Arrays, strict: bool) -> Iterator[Candidate]:
+def _fits(dialect: Dialect, groups: Groups, arrays: Arrays, choice: Choice, strict: bool) -> Iterator[Candidate]:
     """The places where `dialect` fits; where `strict`, what looks like one but lacks something is an error."""
-    for prefix, remainders in groups.items():
-        for name, spelling in _spellings(dialect, prefix, remainders, arrays):
-            keys = {row: remainders[key] for row, key in spelling.items()}
+    for prefix in groups:
+        for name, keys in _spellings(dialect, prefix, groups, arrays, choice):
             try:
                 candidate = _fit(dialect, name, keys, arrays)
             except (MissingTensorError, DialectError):
-                if strict:
+                if strict and choice(name):
                     raise
                 continue
             if candidate is not None:
@@ -206,43 +231,55 @@ def _fits(dialect: Dialect, groups: Groups, arrays: Arrays, strict: bool) -> Ite
 
 
 def _spellings(
-    dialect: Dialect, prefix: str, remainders: Mapping[str, str], arrays: Arrays
+    dialect: Dialect, prefix: str, groups: Groups, arrays: Arrays, choice: Choice
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The name of each block of `dialect` right under `prefix`, and the remainder of each row of its table."""
+    """The name of each block of `dialect` right under `prefix`, and the key of each row of its table."""
+    remainders = groups[prefix]
     named = dialect.match_keys(remainders)
     for star, spelling in named.items():
-        yield (prefix + star if star else prefix[:-1]), spelling
+        yield (prefix + star if star else prefix[:-1]), {row: remainders[key] for row, key in spelling.items()}
     if named or not dialect.numbered:
         return
-    found = _anonymous(dialect, remainders, arrays)
+    found = _anonymous(dialect, prefix, remainders, arrays, choice)
     alone = len(found) == 1 and len(found[0]) == len(remainders)
     for spelling in found:
-        first = next(iter(spelling.values())).partition("/")[0]
-        yield (prefix[:-1] if alone else prefix + first), spelling
+        name = prefix[:-1] if alone else prefix + _first_layer(spelling)
+        yield name, {row: remainders[key] for row, key in spelling.items()}
 
 
-def _anonymous(dialect: Dialect, remainders: Mapping[str, str], arrays: Arrays) -> list[dict[str, str]]:
-    """The blocks whose layers Keras named by itself: layers made one after another, whose shapes go together."""
+def _anonymous(
+    dialect: Dialect, prefix: str, remainders: Mapping[str, str], arrays: Arrays, choice: Choice
+) -> list[dict[str, str]]:
+    """The blocks whose layers Keras named by itself: layers made one after another, whose shapes go together.
+
+    Where there are more of one kind than of another, those count whose first layer is chosen.
+    """
     kinds: dict[tuple[str, ...], list[str]] = {}
     for layer, names in dialect.numbered.items():
         kinds.setdefault(names, []).append(layer)
     units = [_units(dialect, names, layers, remainders, arrays) for names, layers in kinds.items()]
     if len({len(unit) for unit in units}) != 1:
+        units[0] = [unit for unit in units[0] if choice(prefix + _first_layer(unit))]
+    if len({len(unit) for unit in units}) != 1:
         return []
     return [{row: key for part in parts for row, key in part.items()} for parts in zip(*units, strict=True)]
+
+
+def _first_layer(spelling: Mapping[str, str]) -> str:
+    return next(iter(spelling.values())).partition("/")[0]
 
 
 def _units(
     dialect: Dialect, names: tuple[str, ...], layers: list[str], remainders: Mapping[str, str], arrays: Arrays
 ) -> list[dict[str, str]]:
     """For the table's `layers` of one kind: each run of numbered layers that can be them, by row."""
-    pattern = re.compile(rf"((?:{'|'.join(names)})(?:_\d+)?)/\w+")
+    pattern = re.compile(rf"((?:{'|'.join(names)}){NUMBER})/\w+")
     leaves: dict[str, dict[str, str]] = {}
     for key in remainders:
         found = pattern.fullmatch(key)
         if found:
             leaves.setdefault(found[1], {})[key.rpartition("/")[2]] = key
-    numbered = sorted(leaves, key=_number)
+    numbered = sorted(leaves, key=layer_number)
     units, start = [], 0
     while start + len(layers) <= len(numbered):
         run = [leaves[name] for name in numbered[start : start + len(layers)]]
@@ -275,11 +312,6 @@ def _chains(shapes: list[tuple[int, ...]]) -> bool:
     return inner and shapes[0][-2] % shapes[-1][-1] == 0
 
 
-def _number(layer: str) -> int:
-    tail = layer.rpartition("_")[2]
-    return int(tail) if tail.isdecimal() else 0
-
-
 def _fit(dialect: Dialect, name: str, keys: Mapping[str, str], arrays: Arrays) -> Candidate | None:
     """What `dialect` makes of the tensors `keys`; None where they are another thing's."""
     rows = [row for row in dialect.tensors if row.key in keys]
@@ -288,9 +320,9 @@ def _fit(dialect: Dialect, name: str, keys: Mapping[str, str], arrays: Arrays) -
     missing = [row.key for row in dialect.tensors if row.key not in keys and not row.optional]
     if missing:
         raise MissingTensorError(
-            f"received {', '.join(keys.values())} without {', '.join(_full(name, dialect, key) for key in missing)}",
+            f"received {', '.join(keys.values())} without {', '.join(_full(keys, key) for key in missing)}",
             f"all tensors of {dialect.id}",
-            "if they belong to something else, leave them out: exclude=['<pattern of names>']",
+            _leave_out(name, "if they belong to something else, "),
         )
     if dialect.refused:
         return Candidate(dialect, name, keys, {}, {})
@@ -299,8 +331,15 @@ def _fit(dialect: Dialect, name: str, keys: Mapping[str, str], arrays: Arrays) -
     return replace(candidate, spec=_spec(candidate, {}))
 
 
-def _full(name: str, dialect: Dialect, key: str) -> str:
-    return f"{name}{dialect.separator}{key}" if name and "*" not in key else key
+def _full(keys: Mapping[str, str], missing: str) -> str:
+    """The key of the row `missing` beside those that are there, by row."""
+    row, key = next(iter(keys.items()))
+    head, star, tail = row.partition("*")
+    if not star:
+        return key.removesuffix(row) + missing
+    stem = key.removesuffix(tail)
+    start = max(map(stem.rfind, "/.")) + 1
+    return stem[:start] + missing.replace("*", stem[start + len(head) :])
 
 
 def _lie_so(rows: list[Tensor], shapes: Mapping[str, Sequence[int]]) -> bool:
@@ -328,7 +367,9 @@ def _spec(candidate: Candidate, hints: Mapping[str, Any]) -> Spec:
         expected = "agreement of the weights, of what the dialect fixes and of the hints"
         raise DialectError(f"{candidate.where} contradicts itself (found, told): {'; '.join(differences)}", expected)
     if spec.parameters() != shapes:
-        raise DialectError(f"{candidate.where} has the shapes {shapes}", f"{spec.parameters()}")
+        raise DialectError(
+            f"{candidate.where} has the shapes {shapes}", f"{spec.parameters()}", _leave_out(candidate.name)
+        )
     return spec
 
 
@@ -357,59 +398,115 @@ def _check_apart(sets: list[list[Candidate]]) -> None:
                 raise _ambiguous([*other, *fits])
 
 
-def _check_parts(
-    sets: list[list[Candidate]], groups: Groups, arrays: Arrays, include: Sequence[str], exclude: Sequence[str]
-) -> None:
-    """Refuse a block that lacks a tensor beside whole ones of its dialect: it must not vanish among the rest."""
-    used = {key for fits in sets for key in fits[0].keys.values()}
-    for dialect in {fit.dialect.id: fit.dialect for fits in sets for fit in fits}.values():
-        if dialect.inline or dialect.numbered or dialect.refused:
+def _parts(
+    sets: list[list[Candidate]], wanted: list[Dialect], groups: Groups, arrays: Arrays, choice: Choice
+) -> list[Found]:
+    """The blocks that lack a tensor, or have one of a wrong shape.
+
+    They must not vanish among the rest beside whole ones of their dialect, nor pass for the smaller block that a part
+    of their tensors makes.
+    """
+    owners = {key: fits for fits in sets for key in fits[0].keys.values()}
+    whole = {fit.dialect.id for fits in sets for fit in fits}
+    around = [prefix for prefix, remainders in groups.items() if not owners.keys().isdisjoint(remainders.values())]
+    parts: dict[frozenset[str], Found] = {}
+    for dialect in wanted:
+        if dialect.numbered or dialect.refused:
             continue
-        needed = [row.key for row in dialect.tensors if not row.optional]
-        for prefix, remainders in groups.items():
-            own = [key for key in remainders if remainders[key] not in used]
-            if len(own) * 2 <= len(needed) or len(own) != len(remainders) or not chosen(prefix[:-1], include, exclude):
-                continue
-            for name, spelling in _spellings(dialect, prefix, remainders, arrays):
-                if len(spelling) == len(remainders):  # nothing lies beside them: they are no other module's
-                    _fit(dialect, name, {row: remainders[key] for row, key in spelling.items()}, arrays)
+        for prefix in groups if dialect.id in whole else around:
+            for name, keys in _spellings(dialect, prefix, groups, arrays, choice):
+                part = Candidate(dialect, name, keys, {}, {})
+                taken = frozenset(keys.values())
+                smaller = {id(owners[key]): owners[key] for key in taken if key in owners}.values()
+                if choice(name) and _is_part(part, smaller, dialect.id in whole, groups, owners):
+                    fault = _fault(part, arrays, broken=bool(smaller))
+                    if fault:
+                        parts.setdefault(taken, Found(name, (part,), fault=fault))
+    return list(parts.values())
 
 
-def _without_company(sets: list[list[Candidate]], groups: Groups) -> list[list[Candidate]]:
+def _is_part(
+    part: Candidate, smaller: Collection[list[Candidate]], known: bool, groups: Groups, owners: Mapping[str, object]
+) -> bool:
+    """Whether the tensors of `part`, which hold those of the blocks `smaller`, are one block of its dialect."""
+    needed = {row.key for row in part.dialect.tensors if not row.optional}
+    if len(needed & part.keys.keys()) * 2 <= len(needed):
+        return False
+    taken = set(part.keys.values())
+    inside = {key for fits in smaller for key in fits[0].keys.values()}
+    if inside == taken:  # half a block of its own right, or what is left of a block of another kind
+        same = any(fit.dialect.block == part.dialect.block for fits in smaller for fit in fits)
+        if same or not known:
+            return False
+    return inside <= taken and not _beside(part, groups, owners)
+
+
+def _fault(part: Candidate, arrays: Arrays, broken: bool) -> ParityError | None:
+    """What is wrong with `part`; None where it is another thing, which it is not where it would be `broken` by it."""
+    try:
+        fit = _fit(part.dialect, part.name, part.keys, arrays)
+    except MissingTensorError as error:
+        return error
+    except DialectError as error:
+        return error if broken or not _leads_elsewhere(part, arrays) else None
+    if fit is not None or not broken:
+        return None
+    shapes = {row.key: arrays[part.keys[row.key]].shape for row in part.dialect.tensors if row.key in part.keys}
+    wrong = [row for row in part.dialect.tensors if row.key in shapes and not row.accepts(shapes[row.key])]
+    received = ", ".join(f"{part.keys[row.key]} of shape {shapes[row.key]}" for row in wrong) or f"{shapes}"
+    expected = ", ".join(row.expected for row in wrong) or f"sizes that go together in {part.dialect.id}"
+    return DialectError(f"received {received} in {part.where}", expected, _leave_out(part.name))
+
+
+def _leads_elsewhere(part: Candidate, arrays: Arrays) -> bool:
+    """Whether two layers make another width than they take, which no attention does: a plain perceptron."""
+    if part.dialect.block != "se":
+        return False
+    tensors, _ = dialects.to_canonical(part.dialect, {row: arrays[key] for row, key in part.keys.items()})
+    first, second = tensors["fc1.kernel"].shape, tensors["fc2.kernel"].shape
+    biases = [tensors.get(f"{name}.bias", tensors[f"{name}.kernel"][:, 0]) for name in ("fc1", "fc2")]
+    return first[0] == second[1] and [len(bias) for bias in biases] == [first[0], second[0]] and first[1] != second[0]
+
+
+def _company(
+    sets: list[list[Candidate]], groups: Groups
+) -> tuple[list[list[Candidate]], dict[str, UnexpectedTensorError]]:
     """`sets` less the pairs of layers that others lie beside and that are wider inside: plain multilayer perceptrons.
 
-    Any other block with foreign tensors in its own module is an error: they would be lost.
+    Any other block with foreign tensors in its own module is a fault, by its name: they would be lost.
     """
     used = {key for fits in sets for key in fits[0].keys.values()}
-    kept = []
+    kept, faults = [], {}
     for fits in sets:
         alone = [(fit, _beside(fit, groups, used)) for fit in fits]
         fitting = [fit for fit, beside in alone if not beside]
         if fitting:
             kept.append(fitting)
         elif not all(_wide(fit) for fit in fits):
+            kept.append(fits)
             fit, beside = alone[0]
-            raise UnexpectedTensorError(
+            faults[fit.name] = UnexpectedTensorError(
                 f"received {_some(beside)} beside the block {fit.name!r} ({fit.dialect.id})",
                 f"beside {', '.join(fit.keys.values())} nothing in the same module",
-                "pass another dialect, or leave it out: exclude=['<pattern of names>']",
+                _leave_out(fit.name, "pass another dialect, or "),
             )
-    return kept
+    return kept, faults
 
 
-def _beside(fit: Candidate, groups: Groups, used: set[str]) -> list[str]:
+def _beside(fit: Candidate, groups: Groups, used: Collection[str]) -> list[str]:
     """The tensors of no block in the module of `fit`; for layers without a module of their own, in these layers."""
     open_module = fit.dialect.inline or fit.dialect.numbered
+    own = set(fit.keys.values())
     some = next(iter(fit.keys.items()))
     prefix = some[1].removesuffix(some[0]) if some[1].endswith(some[0]) else None
     if prefix is None:  # a star or an anonymous name: its layers lie among those of the network
         layers = {key.rpartition("/")[0] + "/" for key in fit.keys.values()}
-        return [key for layer in layers for key in groups.get(layer, {}).values() if key not in used]
+        return [key for layer in layers for key in groups.get(layer, {}).values() if key not in used and key not in own]
     roots = {re.split("[./]", row)[0] for row in fit.keys}
     return [
         key
         for rest, key in groups[prefix].items()
-        if key not in used and (not open_module or re.split("[./]", rest)[0] in roots)
+        if key not in used and key not in own and (not open_module or re.split("[./]", rest)[0] in roots)
     ]
 
 
@@ -420,8 +517,7 @@ def _wide(fit: Candidate) -> bool:
 
 
 def _check_names(sets: list[list[Candidate]]) -> None:
-    names = [fits[0].name for fits in sets]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(fits[0].name for fits in sets).items() if count > 1)
     if twice:
         raise DialectError(
             f"received several blocks under {', '.join(map(repr, twice))}", "one block a prefix", "read them one by one"
@@ -484,15 +580,15 @@ def _resolve(fits: list[Candidate], hints: Mapping[str, Any], asked: bool, inclu
 
 
 def _same_tensors(one: Candidate, other: Candidate) -> bool:
-    """Whether two readings make the same canonical tensors: the same views of the same memory, or equal numbers."""
+    """Whether two readings make the same canonical tensors: the same views of the same memory, whatever is in it."""
     if one.dialect.block != other.dialect.block or one.tensors.keys() != other.tensors.keys():
         return False
-    pairs = [(value, other.tensors[name]) for name, value in one.tensors.items()]
-    return all(a.shape == b.shape and (_same_view(a, b) or np.array_equal(a, b, equal_nan=True)) for a, b in pairs)
+    return all(_same_view(value, other.tensors[name]) for name, value in one.tensors.items())
 
 
 def _same_view(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
+    views = [(array.__array_interface__["data"], array.shape, array.strides) for array in (a, b)]
+    return views[0] == views[1]
 
 
 def _differences(fits: list[Candidate]) -> Iterator[Doubt]:
@@ -556,7 +652,7 @@ def _refusal(fit: Candidate) -> DialectError:
     return DialectError(
         f"received {_some(list(fit.keys.values()))}, which is {fit.dialect.id}: {fit.dialect.refused}",
         "weights that can be read without loss",
-        "leave it out: exclude=['<pattern of names>']",
+        _leave_out(fit.name),
     )
 
 
@@ -566,8 +662,12 @@ def _ambiguous(fits: list[Candidate]) -> DialectError:
     return DialectError(
         f"received {_some(list(keys))}, which fit {' and '.join(ids)}",
         "one dialect",
-        f"choose with {' or '.join(f'dialect={name!r}' for name in ids)}",
+        f"choose with {' or '.join(f'dialect={name!r}' for name in ids)}, and the blocks of each with include=",
     )
+
+
+def _leave_out(name: str, before: str = "") -> str:
+    return f"{before}leave it out: exclude=[{name!r}]"
 
 
 class NothingFoundError(DialectError):
@@ -575,12 +675,19 @@ class NothingFoundError(DialectError):
 
 
 def _nothing(arrays: Arrays, wanted: list[Dialect]) -> NothingFoundError:
-    known = wanted[0].id if len(wanted) == 1 else f"the {len(wanted)} dialects looked for"
-    return NothingFoundError(
-        f"received {_some(list(arrays))}, which fit no block of {known}",
-        "all weights of at least one block, under any prefix",
-        "pass dialect= to learn what is missing, or build a parity.Block from canonical names",
-    )
+    received = f"received {_some(list(arrays))}, which fit no block of "
+    if len(wanted) != 1:
+        return NothingFoundError(
+            f"{received}the {len(wanted)} dialects looked for",
+            "all weights of at least one block, under any prefix",
+            "pass dialect= to learn what is missing, or build a parity.Block from canonical names",
+        )
+    one = wanted[0]
+    rows = ", ".join(f"{row.key} ({row.layout})" for row in one.tensors if not row.optional)
+    remedy = "leave dialect= out to learn what they are"
+    if one.numbered:
+        remedy += "; name the first layers of its blocks with include= where layers of other things have such names"
+    return NothingFoundError(f"{received}{one.id}", f"{rows}, under any prefix", remedy)
 
 
 def _some(names: list[str]) -> str:

@@ -25,6 +25,7 @@ import mmap
 import os
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -238,13 +239,22 @@ def read_tensors(path: Path, mapped: bool = False) -> tuple[dict[str, np.ndarray
         strange = [f"{name} of dtype {kind}" for name, kind in kinds.items() if kind not in READABLE]
         if strange:
             raise FormatError(f"{path} holds {', '.join(strange)}", f"one of {', '.join(READABLE)}")
-        header = json.loads(data[8 : 8 + size])
+        header = json.loads(data[8 : 8 + size], object_pairs_hook=distinct)
         views = {name: _view(data, 8 + size, header[name], kind) for name, kind in kinds.items()}
         return views if mapped else {name: view.copy() for name, view in views.items()}, metadata
     except FormatError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise FormatError(f"{path} cannot be read as a safetensors file: {error}", "a whole, readable file") from error
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which may not name anything twice: readers differ in which of two they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"it names {name!r} twice")
+    return found
 
 
 def _view(data: mmap.mmap, start: int, entry: Mapping[str, Any], kind: str) -> np.ndarray:

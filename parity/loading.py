@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from parity.backends import Adapter, adapter_of
 from parity.block import FLOAT_DTYPES, Block, kernels_first, kernels_last
 from parity.errors import (
     BackendMissingError,
+    InputError,
     MissingTensorError,
     ParityError,
     SpecMismatchError,
@@ -88,7 +90,7 @@ def load_blocks(adapter: Adapter, model: Any, blocks: list[Block], mapping: Mapp
     pairs = _pair(blocks, names, live)
     unverified = {block.name: _unverified(block.name, block.spec, live[name]) for block, name in pairs}
     writes = [write for block, name in pairs for write in _writes(adapter, block, name, live[name])]
-    adapter.write_variables(model, writes)
+    write_all(adapter, model, writes)
     return Report(
         {block.name: name for block, name in pairs}, {name: fields for name, fields in unverified.items() if fields}
     )
@@ -201,7 +203,7 @@ def _unverified(name: str, spec: Spec, live: LiveBlock) -> tuple[str, ...]:
     return tuple(key for key in ours if key not in shown and key != "block")
 
 
-def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[tuple[Any, np.ndarray]]:
+def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[Write]:
     values = {key: kernels_last(key, value) if adapter.KERNELS_LAST else value for key, value in block.tensors.items()}
     homeless = [key for key in live.variables if key not in values]
     missing = [key for key in values if key not in live.variables]
@@ -228,7 +230,7 @@ def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[
             "numbers within the range of the variable's dtype",
             "build the model with a wider dtype",
         )
-    return [(variable, portable(value)) for _, variable, value in pairs]
+    return [(variable, portable(value), f"{name}: {key}".removeprefix(": ")) for key, variable, value in pairs]
 
 
 def shape_of(variable: Any) -> tuple[int, ...]:
@@ -253,6 +255,62 @@ def portable(value: np.ndarray) -> np.ndarray:
     return np.asarray(value, dtype=np.float32 if value.dtype == ml_dtypes.bfloat16 else None, order="C")
 
 
+Write = tuple[Any, np.ndarray, str]  # a variable, its value, and a name for messages
+
+
+def write_all(adapter: Adapter, model: Any, writes: Sequence[Write]) -> None:
+    """Set variables to arrays as `portable` makes them: all of them, or on any failure none.
+
+    What was written is read again: a value that did not arrive would change the function without a word.
+    """
+    before = list(_held(adapter, model, [variable for variable, _, _ in writes]))
+    try:
+        adapter.write_variables(model, [(variable, value) for variable, value, _ in writes])
+        lost = [name for variable, value, name in writes if not _arrived(adapter, model, variable, value)]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise InputError(
+                f"received a model that does not keep what is written to {lost[0]!r}{more}", "variables of their own"
+            )
+    except BaseException as error:
+        with suppress(Exception):  # the variable that could not be written cannot be restored either, and need not be
+            adapter.write_variables(model, before)
+        if isinstance(error, ParityError) or not isinstance(error, Exception):
+            raise
+        raise InputError(  # every framework has its own for a variable that takes no value
+            f"received a model whose variables cannot be written ({type(error).__name__}: "
+            f"{str(error).strip().partition(chr(10))[0]})",
+            "variables that take values",
+            "the model is as it was",
+        ) from error
+
+
+def _held(adapter: Adapter, model: Any, variables: Iterable[Any]) -> Iterator[tuple[Any, np.ndarray]]:
+    """The variables with a copy of what they hold; a variable that holds nothing yet has nothing to lose."""
+    for variable in variables:
+        with suppress(Exception):  # every framework has its own
+            yield variable, portable(value_of(adapter, model, variable))
+
+
+def _arrived(adapter: Adapter, model: Any, variable: Any, value: np.ndarray) -> bool:
+    """Whether the variable holds `value`, to the last but one bit of the coarser dtype: frameworks round as they do."""
+    got = value_of(adapter, model, variable)
+    if got.dtype == value.dtype or got.dtype not in FLOAT_DTYPES:
+        return np.array_equal(got, value, equal_nan=got.dtype in FLOAT_DTYPES)
+    unit = max(float(ml_dtypes.finfo(dtype).eps) for dtype in (got.dtype, value.dtype))
+    least = float(ml_dtypes.finfo(got.dtype).tiny)
+    got, value = got.astype(np.float64), value.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinities are equal, or as far apart as can be
+        near = np.abs(got - value) <= np.maximum(unit * np.abs(value), least)
+    return bool(np.all(near | (got == value) | (np.isnan(got) & np.isnan(value))))
+
+
+def value_of(adapter: Adapter, model: Any, variable: Any) -> np.ndarray:
+    """A copy of what a variable holds: the arrays of some frameworks are views that training goes on to change."""
+    value = np.array(adapter.read_variable(model, variable))
+    return value.view(ml_dtypes.bfloat16) if value.dtype == np.uint16 else value
+
+
 def _read_block(adapter: Adapter, model: Any, name: str, live: LiveBlock, spec: Spec | None) -> Block:
     if spec is None:
         spec = _shown_spec(name, live)
@@ -274,12 +332,10 @@ def _shown_spec(name: str, live: LiveBlock) -> Spec:
 
 def _value(adapter: Adapter, model: Any, name: str, key: str, variable: Any) -> np.ndarray:
     try:
-        # A copy: the arrays of some frameworks are views that training goes on to change.
-        value = np.array(adapter.read_variable(model, variable))
+        return value_of(adapter, model, variable)
     except Exception as error:  # every framework has its own for a variable without value
         raise MissingTensorError(
             f"block {name!r}: {key} cannot be read ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
             "variables that hold values",
             "initialize the variables or load weights first",
         ) from error
-    return value.view(ml_dtypes.bfloat16) if value.dtype == np.uint16 else value

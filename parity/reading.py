@@ -184,6 +184,7 @@ def _detected(
     if contents.blocks:
         if dialect is not None or given:
             raise DialectError(f"received a dialect or hints for an {contents.kind}", "neither: it tells its own specs")
+        detection.check_included(include, [block.name for block in contents.blocks])
         blocks = tuple(block for block in contents.blocks if detection.chosen(block.name, include, exclude))
         return replace(contents, blocks=blocks), None
     if dialect is None:
@@ -221,7 +222,11 @@ def arrays_of(source: Mapping[str, Any]) -> dict[str, np.ndarray]:
     strange = [key for key in source if not isinstance(key, str)]
     if strange:
         raise DialectError(f"received a mapping with the keys {strange!r}", "names of tensors")
-    return {key.removesuffix(":0"): _array(key, value) for key, value in source.items()}
+    arrays = {key.removesuffix(":0"): _array(key, value) for key, value in source.items()}
+    twice = [key for key in source if f"{key}:0" in source]
+    if twice:
+        raise DialectError(f"received both of {', '.join(f'{key} and {key}:0' for key in twice)}", "one name a tensor")
+    return arrays
 
 
 def _array(key: str, value: Any) -> np.ndarray:

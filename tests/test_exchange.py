@@ -315,6 +315,15 @@ def test_dtype_that_nothing_here_knows(tmp_path):
         exchange.read_tensors(tmp_path / "a")
 
 
+@pytest.mark.parametrize("second", ["a", "\\u0061"])
+def test_two_tensors_of_one_name(tmp_path, second):
+    entries = [f'"{name}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' for name in ("a", second)]
+    header = "{" + ",".join(entries) + "}"
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(4))
+    with pytest.raises(FormatError, match="it names 'a' twice"):
+        exchange.read_tensors(tmp_path / "a")
+
+
 def test_complex_numbers_beside_weights(tmp_path):
     save_file({"w": np.ones(2, np.complex64)}, tmp_path / "a")
     assert exchange.read_tensors(tmp_path / "a")[0]["w"].dtype == np.complex64

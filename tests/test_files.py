@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 import ml_dtypes
 import numpy as np
@@ -191,7 +191,65 @@ def test_pytorch_tensors_that_are_no_plain_arrays_are_named(tmp_path, name):
 def test_pytorch_tensor_beyond_its_storage_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"w": torch.randn(1).expand(10**6)}, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "'w' of shape (1000000,), beyond the 4 bytes of its storage")
+    refused(tmp_path / "a.pth", "'w' of 1000000 elements over a storage of 1", "contiguous")
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_pytorch_training_state_beside_the_weights(tmp_path, protocol):
+    torch = pytest.importorskip("torch")
+    beside = {
+        "rng": torch.get_rng_state(),  # a tensor, and no weight
+        "numpy_rng": np.random.RandomState(0).get_state(),
+        "history": deque([np.float64(0.5), np.arange(3)], maxlen=9),
+    }
+    torch.save({"state_dict": state_dict(torch), **beside}, tmp_path / "a.pth", pickle_protocol=protocol)
+    assert_same(files.open(tmp_path / "a.pth").tensors, STATE)
+
+
+def text(letters):
+    return b"X" + len(letters).to_bytes(4, "little") + letters
+
+
+STORAGE = b"(" + text(b"storage") + b"ctorch\nFloatStorage\n" + text(b"0") + text(b"cpu") + b"K\x04tQ"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\0%b\x89N%btR"
+PLAIN = TENSOR % (b"K\x04\x85K\x01\x85", b"")
+# Ten times ten times ten .. the same list.
+LAUGHS = b"](K\x01e" + b"".join(b"q%c0](%be" % (level, b"h%c" % level * 10) for level in range(6))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "words"),
+    [
+        (
+            b"](" + (text(b"a") + b"N\x86") * 300_000 + b"eq\0" + b"ccollections\nOrderedDict\nh\0\x85R" * 99,
+            "more than",
+        ),
+        (b"}" + text(b"w") + TENSOR % (b"K\x04\x85K\x01\x85", LAUGHS) + b"s", "lazily changed"),
+        (TENSOR % (LAUGHS + b"K\x01\x85", b""), "a tensor of shape"),
+        (LAUGHS + LAUGHS + b"\x93", "the function"),
+        (b"(" + LAUGHS + b"NK\0NK\0tQ", "storages of numbers"),
+        (STORAGE[:-4].replace(text(b"0"), b"N") + LAUGHS + b"tQ", "the storage None of"),
+        (
+            b"}("
+            + text(b"w")
+            + PLAIN
+            + b"q\0"
+            + text(b"n" * 2**20)
+            + b"}("
+            + b"".join(text(b"%d" % number) + b"h\0" for number in range(99))
+            + b"uu",
+            "names of more than",
+        ),
+    ],
+    ids=["pairs used again", "told of a tensor", "shape", "function", "storage", "size", "long names"],
+)
+def test_small_pickles_of_large_things(tmp_path, instructions, words):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + instructions + b".")
+        archive.writestr("a/data/0", bytes(16))
+    with pytest.raises(FormatError, match=words) as caught:
+        files.open(tmp_path / "a.pth")
+    assert len(str(caught.value)) < 10_000
 
 
 # safetensors
@@ -387,6 +445,20 @@ def test_keras_files_of_before_names_were_stored(saved, tmp_path):
     inner = {name for name in expected if name.startswith(("mha/", "ca/expand_"))}  # names that no configuration tells
     assert {name for name in expected if name not in found} == inner
     assert all(found[name].tobytes() == expected[name].tobytes() for name in expected.keys() - inner)
+
+
+def test_keras_archive_tells_of_wrapped_blocks(tmp_path):
+    keras = pytest.importorskip("keras")
+    from attention_keras import layers
+
+    block = layers.ECA(kernel_size=3, gate="hard_sigmoid", data_format="channels_last", name="eca")
+    keras.Sequential([keras.Input((2, 8, 8, 12)), keras.layers.TimeDistributed(block, name="td")]).save(
+        tmp_path / "a.keras"
+    )
+    contents = files.open(tmp_path / "a.keras")
+    assert contents.tensors.keys() == {"td/eca/conv/kernel"}
+    assert contents.hints["td/eca"]["gate"]["kind"] == "hard_sigmoid"
+    assert contents.hints["td/eca"]["spatial_dims"] == 2
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -247,11 +247,17 @@ def model(monkeypatch):
     variables = {key: np.zeros(shape[::-1], np.float32) for key, shape in SE.parameters().items()}
     shown = {"block": "se", "channels": 6, "hidden_channels": 3, "bias": True, "activation": "relu"}
     model = SimpleNamespace(live={"se": LiveBlock(shown, variables)}, written=None)
+
+    def write(model, values):
+        model.written = list(values)
+        for variable, value in model.written:
+            variable[...] = value
+
     adapter = SimpleNamespace(
         KERNELS_LAST=True,
         find_blocks=lambda model, wanted: model.live,
         read_variable=lambda model, variable: variable,
-        write_variables=lambda model, values: setattr(model, "written", list(values)),
+        write_variables=write,
     )
     monkeypatch.setattr(loading, "owner", lambda model: adapter)
     return model

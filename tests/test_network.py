@@ -107,6 +107,16 @@ KINDS = {
     "transposed1d": (nn.ConvTranspose1d(3, 4, 3, 2), stock.Conv1DTranspose(4, 3, 2, **D), (2, 3, 5)),
     "transposed2d": (nn.ConvTranspose2d(3, 4, (3, 2), 2), stock.Conv2DTranspose(4, (3, 2), 2, **D), (2, 3, 5, 6)),
     "transposed3d": (nn.ConvTranspose3d(3, 4, 2, 2), stock.Conv3DTranspose(4, 2, 2, **D), (2, 3, 3, 4, 5)),
+    "transposed and cut": (
+        nn.ConvTranspose2d(3, 4, 4, 2, 1),
+        stock.Conv2DTranspose(4, 4, 2, padding="same", **D),
+        (2, 3, 5, 6),
+    ),
+    "transposed and extended": (
+        nn.ConvTranspose2d(3, 4, 2, 3, output_padding=1),
+        stock.Conv2DTranspose(4, 2, 3, **D),
+        (2, 3, 5, 6),
+    ),
     "dense": (nn.Linear(3, 4), stock.Dense(4, **D), (2, 3)),
     "dense of a sequence": (nn.Linear(3, 4, bias=False), stock.Dense(4, use_bias=False, **D), (2, 5, 3)),
     "batch norm 1d": (nn.BatchNorm1d(3, 1e-4, 0.2), stock.BatchNormalization(momentum=0.8, epsilon=1e-4, **D), (2, 3)),
@@ -465,6 +475,21 @@ def test_numbers_beyond_the_targets_dtype_are_refused():
     assert same(target, before)
 
 
+def test_transposed_convolutions_cut_alike():
+    source, target = nn.ConvTranspose2d(3, 4, 3, 2, 1, 1), nn.ConvTranspose2d(3, 4, 3, 2, 1)
+    with pytest.raises(
+        SpecMismatchError, match=r"padding: source \[\[1, 0\], \[1, 0\]\], target \[\[1, 1\], \[1, 1\]\]"
+    ):
+        port(source, target)
+    twin = functional((5, 6, 3), stock.Conv2DTranspose(4, 3, 2, padding="same"), dtype="float32")
+    with pytest.raises(
+        SpecMismatchError, match=r"padding: source \[\[1, 0\], \[1, 0\]\], target \[\[0, 1\], \[0, 1\]\]"
+    ):
+        port(source, twin)
+    whole = functional((5, 6, 3), stock.Conv2DTranspose(4, 3, 2), dtype="float32")
+    assert port(source, whole).unverified == {"": ("padding",)}  # something behind it may cut
+
+
 def test_norms_without_scale_or_offset():
     source = randomized(nn.BatchNorm2d(3).double())
     bare = functional((4, 5, 3), stock.BatchNormalization(momentum=0.9, epsilon=1e-5, scale=False, **D))
@@ -603,18 +628,133 @@ def test_a_value_that_does_not_arrive_is_found(monkeypatch):
         plain(model, values)
 
     monkeypatch.setattr(adapter, "write_variables", careless)
-    with pytest.raises(
-        OutputMismatchError, match=r"the first layer that differs is 'up' .transposed convolution., with e"
-    ):
-        port(source, target, example=example(2, 3, 8, 9))
+    for x in (None, example(2, 3, 8, 9)):
+        calls.clear()
+        with pytest.raises(InputError, match=r"does not keep what is written to 'up: kernel'; expected variables of"):
+            port(source, target, example=x)
+        assert keras_same(target, before)
+
+
+def test_a_variable_that_cannot_be_written_leaves_all_as_they_were():
+    """Of the second layer's bias all elements are one number."""
+    source, target = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in range(2))
+    target[1].bias = nn.Parameter(torch.zeros(1).expand(3))
+    before = state(target)
+    for x in (None, example(2, 3)):
+        with pytest.raises(InputError, match=r"variables cannot be written .RuntimeError: .*the model is as it was"):
+            port(source, target, example=x)
+        assert same(target, before)
+
+
+def test_tensors_with_a_gradient_are_examples():
+    source, target = nn.Linear(3, 4), nn.Linear(3, 4)
+    assert port(source, target, example=torch.rand(2, 3, requires_grad=True)).error == 0
+
+
+def test_outputs_that_are_no_numbers_prove_nothing():
+    source, target = nn.Linear(3, 4), nn.Linear(3, 4)
+    nn.init.constant_(source.weight[:1], math.nan)
+    before = state(target)
+    with pytest.raises(InputError, match="received a source whose outputs for the example are no numbers"):
+        port(source, target, example=example(2, 3))
+    assert same(target, before)
+
+
+class Flat(nn.Module):
+    """A map that is flattened, with its channels first."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.flat, self.hidden = nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 3 * 5, 6)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.hidden(self.flat(self.conv(x))))
+
+
+def flat(*before):
+    dense = stock.Dense(6, name="hidden", **D), stock.Dense(2, name="head", **D)
+    return functional((5, 7, 3), stock.Conv2D(4, 3, name="conv", **D), *before, stock.Flatten(**D), *dense)
+
+
+def test_flattened_maps_lie_in_another_order():
+    source, target, x = randomized(Flat().double()), flat(), example(2, 3, 5, 7)
+    before = keras_state(target)
+    text = r"'hidden' .dense., whose inputs are the same numbers in another order: a map is flattened behind 'conv', "
+    with pytest.raises(OutputMismatchError, match=text + "with its channels first in the source and last in the ta"):
+        port(source, target, example=x)
     assert keras_same(target, before)
+    with pytest.raises(OutputMismatchError, match=text + "with its channels last in the source and first in the ta"):
+        port(target, Flat().double(), example=np.moveaxis(x, 1, -1))
+    assert port(source, flat(stock.Permute((3, 1, 2), **D)), example=x).unverified == {}
+
+
+def test_without_an_example_the_order_of_flattened_maps_is_doubted():
+    source = randomized(Flat().double())
+    assert port(source, flat()).unverified == {"hidden": ("the order of its inputs",)}
+    assert port(source, _fresh(source)).unverified == {}
+    assert port(randomized(Net().double()), twin()).unverified == {}  # its map is averaged
+
+
+class Faint(nn.Module):
+    """Two layers that are alike, of which the outputs feel nothing, run in the order of definition or the other."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.a, self.b, self.head, self.names = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2), names
+
+    def forward(self, x):
+        inputs = {"a": x, "b": torch.tanh(x)}
+        parts = {name: getattr(self, name)(inputs[name]) for name in self.names}
+        return self.head(x + 1e-30 * (parts["a"] - 2 * parts["b"]))
+
+
+def test_guesses_are_confirmed_layer_by_layer():
+    source = randomized(Faint("ab").double())
+    for names, agree in (("ab", True), ("ba", False)):
+        target = nn.Sequential()
+        target.add_module("other", Faint(names).double())
+        before, x = state(target), example(2, 3)
+        if agree:
+            assert "structure and execution" in {pair.how for pair in port(source, target, example=x).pairs}
+            continue
+        with pytest.raises(OutputMismatchError, match=r"its outputs do not show it.; the first layer .* is 'a' -> 'o"):
+            port(source, target, example=x)
+        assert same(target, before)
+
+
+class Again(nn.Module):
+    """A layer that is called once, or twice."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.fc, self.times = nn.Linear(3, 3), times
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = self.fc(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [((1, 2), "target 'fc' runs more often than source 'fc'"), ((2, 1), "source 'fc' runs more often than target")],
+)
+def test_layers_that_run_more_often_are_named(times, message):
+    source, target = (randomized(Again(number).double()) for number in times)
+    with pytest.raises(OutputMismatchError, match=message):
+        port(source, target, example=example(2, 3))
 
 
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.zeros((2, 4, 8, 9)), "the source cannot run on the example as .2, 4, 8, 9. "),
+        (np.arange(576.0).reshape(2, 4, 8, 9), "the source cannot run on the example as .2, 4, 8, 9. "),
         (np.array(["a"]), "received an example of <U1"),
+        ([[1, 2], [3]], "received an example that is no array .ValueError"),
+        (np.zeros((2, 3, 8, 9)), "is 0.0 everywhere; expected numbers that differ; pass random numbers"),
+        (np.full((2, 3, 8, 9), np.nan), "that is empty or not finite"),
+        (np.zeros((0, 3, 8, 9)), "that is empty or not finite"),
         ((), "received an example of "),
     ],
 )
@@ -628,7 +768,7 @@ def test_examples_that_do_not_fit(x, message):
 
 def test_half_precision_has_no_tolerance():
     with pytest.raises(InputError, match="outputs are float16; expected outputs in float64 or float32"):
-        port(nn.Linear(3, 4).half(), nn.Linear(3, 4).half(), example=np.ones((2, 3)))
+        port(nn.Linear(3, 4).half(), nn.Linear(3, 4).half(), example=example(2, 3))
 
 
 def test_inference_mode_is_borrowed():

@@ -821,8 +821,29 @@ def test_functions_are_looked_into(tmp_path):
         calls = [onnx.helper.make_node(inner, ["a"], [out], domain="own") for out in ("s", "y")]
         model.functions.append(onnx.helper.make_function("own", name, ["a"], ["y"], calls, opsets))
     onnx.save(model, path)
-    with pytest.raises(FormatError, match=r"\d+ nodes once its functions are inlined; expected at most 1000000"):
+    with pytest.raises(
+        FormatError, match=r"too large once its functions are inlined; expected at most 268435456 bytes"
+    ):
         read(path)
+
+
+def test_functions_that_copy_their_weights(tmp_path):
+    make, opsets = onnx.helper.make_node, [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+    weights = onnx.numpy_helper.from_array(np.zeros(2**21, np.float32))
+    bodies = [[make("Constant", [], ["k"], value=weights), make("Add", ["a", "k"], ["y"])]]
+    for level in range(3):  # in both branches twice the one before
+        calls = [make(f"f{level}", [x], [y], domain="own") for x, y in (("a", "s"), ("s", "z"))]
+        branch = onnx.helper.make_graph(calls, "g", [], [onnx.helper.make_tensor_value_info("z", 1, None)])
+        given = make("Constant", [], ["c"], value=onnx.numpy_helper.from_array(np.array(True)))
+        bodies.append([given, make("If", ["c"], ["y"], then_branch=branch, else_branch=branch)])
+    functions = [
+        onnx.helper.make_function("own", f"f{level}", ["a"], ["y"], body, opsets) for level, body in enumerate(bodies)
+    ]
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, [2**21]) for name in ("x", "y"))
+    graph = onnx.helper.make_graph([make("f3", ["x"], ["y"], domain="own")], "g", [x], [y])
+    onnx.save(onnx.helper.make_model(graph, functions=functions, opset_imports=opsets), tmp_path / "m.onnx")
+    with pytest.raises(FormatError, match="too large once its functions are inlined"):
+        read(tmp_path / "m.onnx")
 
 
 def test_probes(tmp_path):

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from parity import dialects, exchange, golden
+from parity import detection, dialects, exchange, golden
 from parity.block import Block
 from parity.errors import DialectError, FormatError, MissingTensorError, TensorShapeError, UnexpectedTensorError
 from parity.reading import inspect, read
@@ -115,6 +115,17 @@ def test_a_hint_chooses_between_dialects(gate):
     assert read(MLP_BIASED, hints={"gate": gate})[0].spec.gate == Gate(gate)
 
 
+def test_dialects_that_take_the_planes_in_another_order_are_told_apart_by_no_guess(monkeypatch):
+    """Not even where both planes hold the same numbers: tensors are compared as views, and never read."""
+    timm = dialects.get("timm/CbamModule")
+    rows = [replace(row, layout="conv swap_planes") if "conv.conv" in row.key else row for row in timm.tensors]
+    monkeypatch.setitem(dialects.DIALECTS, "other/CBAM", replace(timm, id="other/CBAM", tensors=tuple(rows)))
+    state = {key: np.zeros_like(value) for key, value in golden_state("timm-cbam").items()}
+    with pytest.raises(DialectError, match="which fit timm/CbamModule and other/CBAM; expected one dialect"):
+        read(state)
+    assert read(state, "other/CBAM")
+
+
 def test_a_hint_that_fits_no_dialect_is_refused():
     with pytest.raises(DialectError, match="contradicts itself"):
         read(golden_state("ca-official-mbv2"), hints={"gate": {"kind": "hard_sigmoid", "slope": 0.5, "offset": 0.5}})
@@ -200,7 +211,42 @@ def test_an_anonymous_dense_pair_is_two_things():
     assert read(state, "tutorial-keras/channel_attention")[0].spec.block == "cbam"
 
 
+def test_patterns_tell_the_anonymous_blocks_of_one_kind_from_those_of_another():
+    """More pairs of dense layers than spatial convolutions: some are SE, and no name says which."""
+    state = dense(["dense", "dense_1"], 24, 6, 24) | dense(["dense_2", "dense_3"], 24, 3, 24)
+    state |= {"conv2d/kernel": random(7, 7, 2, 1)} | {"dense_4/kernel": random(24, 10), "dense_4/bias": random(10)}
+    with pytest.raises(DialectError, match=r"choose with .*, and the blocks of each with include="):
+        read(state)
+    with pytest.raises(DialectError, match=r"shared_layer_one/kernel \(dense\), .* name the first layers .* include="):
+        read(state, "tutorial-keras/cbam_block")
+    (se,) = read(state, "tutorial-keras/se_block", include=["dense"])
+    (cbam,) = read(state, "tutorial-keras/cbam_block", include=["dense_2"])
+    assert [(block.name, block.spec.block) for block in (se, cbam)] == [("dense", "se"), ("dense_2", "cbam")]
+    assert np.array_equal(cbam.tensors["channel.fc1.kernel"], state["dense_2/kernel"].T)
+    assert [block.name for block in read(state, exclude=["dense"])] == ["dense_2"]
+
+
+@pytest.mark.parametrize("dialect", [None, "tutorial-keras/se_block", "tutorial-tensorflow/CBAM"])
+def test_a_number_too_long_to_be_keras(dialect):
+    with pytest.raises(DialectError, match="fit no block"):
+        read(dense(["dense", f"dense_{'9' * 5000}"], 24, 6, 24), dialect)
+
+
 # Plain perceptrons
+
+
+def test_layers_that_lead_to_another_width_are_no_block():
+    """The perceptrons of relative positions in vision transformers, beside blocks whose keys are the same."""
+    state = torchvision("stage.se.") | tensors_of(fc1__weight=(6, 24), fc1__bias=(6,))
+    state |= tensors_of(fc2__weight=(24, 6), fc2__bias=(24,))
+    mlp = tensors_of(fc1__weight=(512, 2), fc1__bias=(512,), fc2__weight=(8, 512), fc2__bias=(8,))
+    state |= {f"stage.rel_pos.mlp.{key}": value for key, value in mlp.items()}
+    assert [block.name for block in inspect(state, exclude=[""]).blocks] == ["stage.se"]
+    linear = {f"a.{key}": state[key] for key in mlp} | {f"b.{key}": value for key, value in mlp.items()}
+    assert [block.name for block in read(linear, hints=PLAIN)] == ["a"]
+    with pytest.raises(DialectError, match=r"'fc2\.kernel': \(8, 512\).*; leave it out: exclude=\['b'\]"):
+        read(linear, "timm/SqueezeExciteCl")
+    assert [block.name for block in read(linear, "timm/SqueezeExciteCl", exclude=["b"])] == ["a"]
 
 
 def test_a_pair_as_wide_inside_as_outside_is_a_doubt():
@@ -214,6 +260,25 @@ def test_a_pair_as_wide_inside_as_outside_is_a_doubt():
     with pytest.raises(DialectError, match="may be a plain perceptron"):
         read(state, "torchvision/SqueezeExcitation")
     assert read(torchvision("", 8, 32), "torchvision/SqueezeExcitation")[0].spec.hidden_channels == 32
+
+
+@pytest.mark.parametrize("call", [read, inspect])
+def test_a_pattern_that_includes_nothing(call, tmp_path):
+    sentence = r"received include=\['b\*'\]; expected patterns of the names of blocks: 'a\.se'"
+    with pytest.raises(DialectError, match=sentence):
+        call(torchvision("a.se."), hints=PLAIN, include=["a*", "b*"])
+    exchange.write(tmp_path / "blocks", read(torchvision("a.se."), hints=PLAIN))
+    with pytest.raises(DialectError, match=sentence):
+        call(tmp_path / "blocks", include=["b*"])
+
+
+@pytest.mark.parametrize("dialect", [None, "torchvision/SqueezeExcitation"])
+def test_exclude_settles_what_an_error_names(dialect):
+    state = torchvision("a.") | torchvision("b.")
+    del state["b.fc1.bias"]
+    with pytest.raises(MissingTensorError, match=r"exclude=\['b'\]"):
+        read(state, dialect, PLAIN)
+    assert [block.name for block in read(state, dialect, PLAIN, exclude=["b"])] == ["a"]
 
 
 def test_patterns_that_are_no_list():
@@ -238,6 +303,27 @@ def test_torch_tensors_are_arrays():
     (block,) = read(state)
     assert block.tensors["fc2.kernel"].dtype == ml_dtypes.bfloat16
     assert np.array_equal(block.tensors["fc2.kernel"], np.full((24, 6), 0.5, ml_dtypes.bfloat16))
+
+
+def test_one_tensor_under_two_names():
+    with pytest.raises(DialectError, match="received both of a and a:0; expected one name a tensor"):
+        read({"a:0": random(3), "a": random(4)})
+
+
+def test_long_chains_of_prefixes_stay_small():
+    """Grouped under every prefix, these names would fill a memory that is quadratic in their length."""
+    keys = ["a." * depth + "weight" for depth in range(300)]
+    groups = detection._by_prefix(keys, list(dialects.DIALECTS.values()))
+    assert sum(map(len, groups.values())) <= len(keys) * (detection.DEPTH + 1)
+    state = torchvision("a." * 300)
+    assert [block.name for block in read(state, hints=PLAIN)] == ["a." * 299 + "a"]
+
+
+def test_maps_of_any_size_are_found_by_their_shapes():
+    shapes = {"fc1.weight": (10**6, 10**7, 1, 1), "fc1.bias": (10**6,)}
+    shapes |= {"fc2.weight": (10**7, 10**6, 1, 1), "fc2.bias": (10**7,)}
+    state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    assert read(state, hints=PLAIN)[0].spec.channels == 10**7
 
 
 @pytest.mark.parametrize("value", ["text", [[1.0], [1.0, 2.0]], object()])
@@ -351,6 +437,14 @@ def test_nothing_known():
     assert (inspection.blocks, dict(inspection.rest)) == ((), {"stem.weight": (4, 3, 7, 7)})
 
 
+def test_a_dialect_that_does_not_fit_tells_its_tensors():
+    sentence = (
+        r"fit no block of torchvision/SqueezeExcitation; expected fc1\.weight \(conv1x1\), .*, under any prefix; le"
+    )
+    with pytest.raises(DialectError, match=sentence):
+        read(tensors_of(fc1__weight=(6, 24), fc2__weight=(24, 6)), "torchvision/SqueezeExcitation")
+
+
 def test_empty_mapping():
     with pytest.raises(DialectError, match=r"^received no tensors, which fit no block of "):
         read({})
@@ -384,6 +478,83 @@ def test_missing_tensors_are_named(whole, dialect):
     sentence = "fit no block" if error is DialectError else r"without b\.fc2\.weight; expected all tensors of"
     with pytest.raises(error, match=sentence):
         read(whole | part, dialect, PLAIN)
+
+
+INLINE = {
+    "cbam-luuuyi": "sa.conv1.weight",
+    "efficientnet": "_se_reduce.bias",
+    "mobilenet_v3": "squeeze_excite_conv_1/bias",
+}
+
+
+def inline_unit(kind, prefix):
+    if kind == "cbam-luuuyi":
+        return {f"{prefix}.{key}": value for key, value in golden_state(kind).items()}
+    if kind == "efficientnet":
+        renamed = {"fc1": "_se_reduce", "fc2": "_se_expand"}
+        return {f"{prefix}.{renamed[key[:3]]}{key[3:]}": value for key, value in torchvision().items()}
+    first, second = (f"{prefix}_squeeze_excite_conv{number}" for number in ("", "_1"))
+    return {
+        key: value[None, None] if value.ndim == 2 else value for key, value in dense([first, second], 24, 6, 24).items()
+    }
+
+
+@pytest.mark.parametrize("kind", INLINE)
+def test_no_block_among_the_layers_around_it_vanishes(kind):
+    state = inline_unit(kind, "unit0") | inline_unit(kind, "unit1") | {"unit1.conv1.weight": random(8, 8, 3, 3)}
+    (lost,) = (key for key in state if key.startswith("unit1") and key.endswith(INLINE[kind]))
+    del state[lost]
+    with pytest.raises(MissingTensorError, match=f"without {re.escape(lost)}; expected all tensors of"):
+        read(state, hints={"gate": "sigmoid", "activation": "relu"})
+    whole, part = inspect(state).blocks
+    assert (whole.fault, lost in part.fault) == (None, True)
+    assert len(read(state, hints={"gate": "sigmoid", "activation": "relu"}, exclude=[part.name])) == 1
+
+
+@pytest.mark.parametrize("beside", [{}, {f"a.{key}": value for key, value in golden_state("timm-cbam").items()}])
+@pytest.mark.parametrize("wrong", [None, (1, 3, 7, 7), (1, 2, 7, 5)])
+def test_a_broken_block_does_not_pass_for_a_smaller_one(wrong, beside):
+    """What is left of a CBAM without its spatial half has the keys of a squeeze and excitation."""
+    state = {f"b.{key}": value for key, value in golden_state("timm-cbam").items()}
+    key = "b.spatial.conv.conv.weight"
+    del state[key]
+    state |= {key: random(*wrong)} if wrong else {}
+    expected = f"received {key} of shape {wrong} in timm/CbamModule at 'b'" if wrong else f"without {key}; expected all"
+    with pytest.raises(DialectError if wrong else MissingTensorError, match=re.escape(expected)):
+        read(state | beside, hints=PLAIN)
+
+
+def test_part_of_a_block_among_other_layers_is_another_module():
+    state = {f"a.{key.replace('fc', 'conv')}": value for key, value in torchvision().items()}
+    state |= {key.replace("a.", "b."): value for key, value in state.items() if key != "a.conv2.bias"}
+    with pytest.raises(MissingTensorError, match=r"without b\.conv2\.bias"):
+        read(state, hints=PLAIN)
+    assert [block.name for block in read(state | {"b.bn.weight": random(24)}, hints=PLAIN)] == ["a"]
+
+
+def test_what_is_left_of_a_block_beside_whole_ones():
+    """Two thirds of a CBAM of luuuyi's first era have the keys of timm's SE."""
+    state = {}
+    for unit in ("a", "b"):
+        state |= {f"{unit}.ca.fc1.weight": random(6, 24, 1, 1), f"{unit}.ca.fc2.weight": random(24, 6, 1, 1)}
+    state["a.sa.conv1.weight"] = random(1, 2, 7, 7)
+    with pytest.raises(MissingTensorError, match=r"without b\.sa\.conv1\.weight"):
+        read(state, hints=PLAIN)
+
+
+def test_halves_of_one_kind_may_lie_beside_whole_blocks():
+    channel = tensors_of(channel__fc1__weight=(6, 24), channel__fc2__weight=(24, 6))
+    state = {f"{unit}.{key}": value for unit in "ab" for key, value in channel.items()}
+    state["a.spatial.conv.weight"] = random(1, 2, 7, 7)
+    assert [block.spec.parts for block in read(state, "attention_torch/CBAM*")] == ["both", "channel"]
+
+
+def test_one_fault_hides_no_block():
+    """Global context, another block, keeps a norm between two layers that look like ours."""
+    state = torchvision("a.se.") | torchvision("b.mlp_add.") | {"b.mlp_add.norm.weight": random(6)}
+    a, b = inspect(state).blocks
+    assert (a.name, a.fault, b.name) == ("a.se", None, "b.mlp_add")
+    assert b.fault.startswith("received b.mlp_add.norm.weight beside the block 'b.mlp_add'")
 
 
 def test_tensors_beside_a_block_are_refused():

@@ -15,6 +15,9 @@ from parity.errors import DialectError, UnexpectedTensorError
 
 Arrays = Mapping[str, np.ndarray]
 
+# The pattern of the number that Keras gives the second layer of a name and those after it.
+NUMBER = r"(?:_\d{1,9})?"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -107,16 +110,17 @@ class Tensor:
             for step in reversed(self.steps):
                 value = step.from_canonical(value)
         except ValueError as error:  # axes that are not there
-            raise DialectError(f"received {self.canonical} as {self.key}: {error}", self._expected) from error
+            raise DialectError(f"received {self.canonical} as {self.key}: {error}", self.expected) from error
         self._check(value.shape)
         return value
 
     def _check(self, shape: Sequence[int]) -> None:
         if not self.accepts(shape):
-            raise DialectError(f"received {self.key} of shape {tuple(shape)}", self._expected)
+            raise DialectError(f"received {self.key} of shape {tuple(shape)}", self.expected)
 
     @property
-    def _expected(self) -> str:
+    def expected(self) -> str:
+        """What an error says of it."""
         return f"the layout {self.layout!r}" + (f" of shape ({', '.join(self.shape.split())})" if self.shape else "")
 
 
@@ -210,14 +214,16 @@ def _numbered_layers(numbered: Mapping[str, tuple[str, ...]], keys: Collection[s
             names.setdefault(kind, []).append(layer)
     layers: dict[str, str] = {}
     for kind, ours in names.items():
-        theirs = {key.partition("/")[0] for key in keys if re.fullmatch(rf"{kind}(_\d+)?/\w+", key)}
+        theirs = {key.partition("/")[0] for key in keys if re.fullmatch(rf"{kind}{NUMBER}/\w+", key)}
         if len(theirs) == len(ours):
-            layers |= dict(zip(sorted(theirs, key=_number), ours, strict=True))
+            layers |= dict(zip(sorted(theirs, key=layer_number), ours, strict=True))
     return layers
 
 
-def _number(layer: str) -> int:
-    return int(layer.rpartition("_")[2]) if "_" in layer else 0
+def layer_number(layer: str) -> int:
+    """The number that Keras gives a layer: ``dense`` has 0, ``dense_2`` has 2."""
+    tail = layer.rpartition("_")[2]
+    return int(tail) if tail.isdecimal() else 0
 
 
 def to_canonical(dialect: Dialect, state: Arrays) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

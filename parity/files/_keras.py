@@ -45,8 +45,12 @@ class Layer:
 
     path: str
     name: str
-    class_name: str
     entry: Mapping[str, Any]
+
+    @property
+    def class_name(self) -> str:
+        """The name of its class, without that of its package."""
+        return str(self.entry.get("class_name", "")).rpartition(">")[2]
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -148,15 +152,19 @@ def _layers(config: Mapping[str, Any], path: str = "", name: str = "", depth: in
     for entry in entries:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("config"), Mapping | list):
             continue
-        class_name = str(entry.get("class_name", "")).rpartition(">")[2]
-        kind = snake_case(class_name)
+        kind = snake_case(Layer("", "", entry).class_name)
         stored = f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"
         counts[kind] += 1
         settings = entry["config"] if isinstance(entry["config"], Mapping) else {}
         own = str(settings.get("name", stored.rpartition("/")[2]))
-        layer = Layer(f"{path}/{stored}" if path else stored, f"{name}/{own}" if name else own, class_name, entry)
+        layer = Layer(f"{path}/{stored}" if path else stored, f"{name}/{own}" if name else own, entry)
         yield layer
         yield from _layers(entry, layer.path, layer.name, depth + 1)
+        wrapped = layer.config.get("layer")  # as TimeDistributed has one
+        if isinstance(wrapped, Mapping) and isinstance(wrapped.get("config"), Mapping):
+            inner = Layer(f"{layer.path}/layer", f"{layer.name}/{wrapped['config'].get('name', 'layer')}", wrapped)
+            yield inner
+            yield from _layers(wrapped, inner.path, inner.name, depth + 1)
 
 
 def snake_case(class_name: str) -> str:

@@ -14,7 +14,7 @@ import pickletools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from reprlib import repr as shown  # short, however large a thing the pickle has built
+from reprlib import Repr
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -34,6 +34,10 @@ MAX_PICKLE_BYTES = 1 << 28
 MAX_NAME_BYTES = 1 << 26  # of all names together: a pickle may hold one text and use it often
 MAX_DEPTH = 16
 MAX_RANK = 64
+
+# For messages: short, however large a thing the pickle has built of itself.
+SHORT = Repr()
+SHORT.maxlevel, shown = 2, SHORT.repr
 
 # What opens a file of PyTorch before 1.6: a number, then the version of the format.
 MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -570,7 +574,7 @@ def _named(path: str, root: Any) -> dict[str, Tensor | Strange]:
 
 
 def _parts(root: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, Tensor | Strange]]]:
-    """The mappings with tensors by their keys, without optimizers, and without mere counters and states if there are weights."""
+    """The mappings with tensors by their keys, without optimizers, and without mere counters if there are weights."""
     found: list[tuple[tuple[str, ...], dict[str, Tensor | Strange]]] = []
     queue: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), root)]
     seen = {id(root)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +39,7 @@ def _weight_map(path: str) -> dict[str, str]:
         if os.path.getsize(path) > MAX_INDEX_BYTES:
             raise ValueError(f"it has more than {MAX_INDEX_BYTES} bytes")
         with open(path, encoding="utf-8") as file:
-            index = json.load(file, object_pairs_hook=_distinct)
+            index = json.load(file, object_pairs_hook=exchange.distinct)
         weight_map = index["weight_map"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         expected = "JSON with a 'weight_map' of shards by tensor name"
@@ -50,14 +49,6 @@ def _weight_map(path: str) -> dict[str, str]:
     if not weight_map:
         raise FormatError(f"{path} maps no tensor", "at least one")
     return weight_map
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)!r} twice")
-    return found
 
 
 def _inside(index: str, folder: str, shard: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from parity.loading import write_all
 from parity.network._blocks import find_blocks
-from parity.network._checks import check, check_shared, writes_into
+from parity.network._checks import check, check_shared, orders, writes_into
 from parity.network._names import Mapped, Names
 from parity.network._pairs import pair_up, refuse_unknown
 from parity.network._part import Side
@@ -34,7 +35,8 @@ def port(
         target_model: likewise.
         mapping: the target's name of a layer of the source, or of all layers under a prefix; None for a layer of either
             side that shall stay as it is.
-        example: an input in the layout of the source, or a tuple of inputs. Both models then run in inference mode.
+        example: an input in the layout of the source, or a tuple of inputs: random numbers rather than zeros or ones,
+            which show little. Both models then run in inference mode.
         hints: what neither the weights nor the modules of a foreign block tell, as `parity.read` takes it.
 
     Raises:
@@ -43,11 +45,12 @@ def port(
         TensorShapeError: for partners of different shapes, or numbers that the target's dtype cannot hold.
         DialectError: for a foreign block that needs a hint.
         OutputMismatchError: where the outputs for the example differ, naming the first layer that does.
+        InputError: for an example that proves nothing or does not fit, and for variables that cannot be written.
 
     Example:
         >>> import numpy, torch
         >>> a, b = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(3, 4, 1)
-        >>> port(a, b, example=numpy.ones((1, 3, 2, 2))).pairs
+        >>> port(a, b, example=numpy.random.rand(1, 3, 2, 2)).pairs
         (Pair(source='', target='', kind='convolution', how='name'),)
     """
     source, target = Side("source", source_model), Side("target", target_model)
@@ -59,19 +62,20 @@ def port(
     inputs = None if example is None else as_inputs(example)
     pairs = pair_up(source, ours, target, theirs, names, inputs)
     unverified, differences = check(pairs)
+    if inputs is None:  # an example would show it
+        unverified |= orders(source, target, [one for one, _, _ in pairs], unverified)
     writes = [write for one, other, _ in pairs for write in writes_into(source, one, target, other)]
     check_shared(writes)
-    values = [(variable, value) for variable, value, _ in writes]
     found = Report(
         tuple(Pair(one.name, other.name, one.kind, how) for one, other, how in pairs),
         unverified,
         differences,
         tuple(names.left),
     )
-    if inputs is None:
-        target.adapter.write_variables(target.session, values)
-        return found
-    return prove(found, source, target, pairs, values, inputs)
+    if inputs is not None:
+        return prove(found, source, target, pairs, writes, inputs)
+    write_all(target.adapter, target.session, writes)
+    return found
 
 
 __all__ = ["Pair", "Report", "port"]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from parity.block import FLOAT_DTYPES, native
 from parity.errors import ParityError, SpecMismatchError, TensorShapeError
-from parity.loading import overflows, portable, shape_of
+from parity.loading import Write, overflows, portable, shape_of
 from parity.network._pairs import Paired
-from parity.network._part import NEUTRAL, NORMS, Part, Side, listed
+from parity.network._part import CONVOLUTIONS, NEUTRAL, NORMS, Part, Side, listed
 
 # Matters when the ported model is trained further; no framework of the three lets the user choose.
 TRAINING_ONLY = ("unbiased_variance",)
+
+INPUT_ORDER = "the order of its inputs"
 
 
 def check(pairs: list[Paired]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
@@ -43,6 +45,34 @@ def check(pairs: list[Paired]) -> tuple[dict[str, tuple[str, ...]], dict[str, tu
         {name: fields for name, fields in unverified.items() if fields},
         {name: texts for name, texts in differences.items() if texts},
     )
+
+
+def orders(
+    source: Side, target: Side, parts: Sequence[Part], unverified: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """The dense layers that seem to read a flattened map where its channels lie elsewhere in the target.
+
+    Their weights would have to be permuted, and nothing but an example can tell. A map flattened has a multiple of its
+    channels, and not the features of the layer before.
+    """
+    if {source.channels, target.channels} != {"first", "last"}:
+        return {}
+    found, features, channels = {}, 0, 0
+    for part in parts:
+        size = part.shapes["kernel"][1] if part.kind == "dense" else 0
+        if size != features and channels and size > channels and size % channels == 0:
+            found[part.name] = (*unverified.get(part.name, ()), INPUT_ORDER)
+        features = _features(part) or features
+        channels = features if part.kind in CONVOLUTIONS else channels
+    return found
+
+
+def _features(part: Part) -> int:
+    """The size of the axis of features in what a layer puts out; 0 where it is that of its input."""
+    shape = next((part.shapes[leaf] for leaf in ("kernel", "embeddings", "output.kernel") if leaf in part.shapes), ())
+    if part.kind == "transposed convolution":
+        return shape[1] * int(part.shown.get("groups", 1))
+    return shape[-1 if part.kind == "embedding" else 0] if shape else 0
 
 
 def both(one: Part, other: Part) -> str:
@@ -91,9 +121,6 @@ def _neutral_differences(one: Part, other: Part) -> Iterator[str]:
             yield f"{leaf}: source none, target set to {NEUTRAL[leaf]}"
         if leaf in one.slots and leaf not in other.slots:
             yield f"{leaf}: source {NEUTRAL[leaf]} everywhere, target none"
-
-
-Write = tuple[Any, np.ndarray, str]
 
 
 def writes_into(source: Side, one: Part, target: Side, other: Part) -> Iterator[Write]:

@@ -18,6 +18,8 @@ NUMBER = re.compile(r"(^|_)\d+$")
 
 Paired = tuple[Part, Part, str]
 
+GUESSED = "structure and execution"
+
 LAYERS = (*NORMS, "convolution", "transposed convolution", "dense", "embedding", "attention")
 
 
@@ -135,7 +137,7 @@ def _by_structure(
         second = sorted((part for part in others[key] if part.name in other), key=lambda part: other[part.name])
         if len(first) == len(second) == len(groups[key]):
             pairs = zip(first, second, strict=True)
-            found |= {one.name: (part, "structure and execution") for one, part in pairs}
+            found |= {one.name: (part, GUESSED) for one, part in pairs}
     return found
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from parity.backends import Adapter
 from parity.block import kernels_first, kernels_last
 from parity.errors import InputError, MissingTensorError, ParityError
-from parity.loading import owner, shape_of
+from parity.loading import owner, shape_of, value_of
 from parity.spec import LiveBlock
 
 Call = tuple[str, np.ndarray, np.ndarray]
@@ -99,14 +98,13 @@ class Side:
     def read(self, name: str, variable: Any) -> np.ndarray:
         """The value of a variable, as a copy."""
         try:
-            value = np.array(self.adapter.read_variable(self.session, variable))
+            return value_of(self.adapter, self.session, variable)
         except Exception as error:  # every framework has its own for a variable without value
             raise MissingTensorError(
                 f"{self.role} {name!r} cannot be read ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
                 "variables that hold values",
                 "initialize the variables or load weights first",
             ) from error
-        return value.view(ml_dtypes.bfloat16) if value.dtype == np.uint16 else value
 
     def record(self, inputs: Sequence[np.ndarray], names: Sequence[str]) -> tuple[list[np.ndarray], list[Call]]:
         """The outputs of the model, and the calls of its parts of `names`."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +16,9 @@ from parity.errors import BackendMissingError, FormatError
 from parity.files import _map
 
 MAX_BYTES = 2**31 - 1  # of a protobuf message; larger models keep their weights in external data
-MAX_NODES = 1_000_000  # after the functions of a model have been put in place of their calls
+# What the functions of a model may become when they are put in place of their calls, and what a node takes beside its
+# bytes in the file.
+MAX_INLINED_BYTES, NODE_BYTES = 1 << 28, 256
 
 WHOLE = "a whole, readable ONNX file"
 
@@ -137,11 +139,11 @@ def _inlined(path: str, model: Any) -> Any:
     """`model` with its own functions in the place of their calls."""
     if not model.functions:
         return model
-    functions = {(function.domain, function.name): function for function in model.functions}
-    counts: dict[tuple[str, str], int] = {}
-    total = sum(_count(path, (node.domain, node.op_type), functions, counts) for node in model.graph.node)
-    if total > MAX_NODES:
-        raise FormatError(f"{path} has {total} nodes once its functions are inlined", f"at most {MAX_NODES}")
+    functions = {(function.domain, function.name, function.overload): function for function in model.functions}
+    sizes: dict[Call, int] = {}
+    total = sum(_size(path, call, functions, sizes) for call in _calls(model.graph.node))
+    if total > MAX_INLINED_BYTES:
+        raise FormatError(f"{path} is too large once its functions are inlined", f"at most {MAX_INLINED_BYTES} bytes")
     import onnx.inliner
 
     try:
@@ -150,18 +152,29 @@ def _inlined(path: str, model: Any) -> Any:
         raise FormatError(f"{path} has functions that cannot be inlined: {error}", WHOLE) from error
 
 
-def _count(path: str, call: tuple[str, str], functions: Mapping[Any, Any], counts: dict[Any, int]) -> int:
-    """How many nodes a call becomes; without recursion, since the calls may be as deep as the file says."""
+Call: TypeAlias = "tuple[str, str, str]"  # domain, name and overload of a function
+
+
+def _calls(nodes: Iterable[Any]) -> list[Call]:
+    """What nodes call, and those in the graphs inside them."""
+    queue = list(nodes)
+    for node in queue:  # it grows while it is walked
+        queue += [inner for graph in _subgraphs(node) for inner in graph.node]
+    return [(node.domain, node.op_type, node.overload) for node in queue]
+
+
+def _size(path: str, call: Call, functions: Mapping[Call, Any], sizes: dict[Call, int]) -> int:
+    """How many bytes a call becomes; without recursion, since the calls may be as deep as the file says."""
     stack, open_calls = [call], set()
     while stack:
         top = stack[-1]
-        if top in counts or top not in functions:
+        if top in sizes or top not in functions:
             stack.pop()
             continue
-        inner = [(node.domain, node.op_type) for node in functions[top].node]
-        left = [one for one in inner if one in functions and one not in counts]
+        inner = _calls(functions[top].node)
+        left = [one for one in inner if one in functions and one not in sizes]
         if not left:
-            counts[top] = sum(counts.get(one, 1) for one in inner)
+            sizes[top] = functions[top].ByteSize() + sum(sizes.get(one, NODE_BYTES) for one in inner)
             open_calls.discard(top)
             stack.pop()
             continue
@@ -169,7 +182,7 @@ def _count(path: str, call: tuple[str, str], functions: Mapping[Any, Any], count
         if open_calls & set(left):
             raise FormatError(f"{path} has the function {top[1]!r}, which calls itself", WHOLE)
         stack.append(left[0])
-    return counts.get(call, 1)
+    return sizes.get(call, NODE_BYTES)
 
 
 def _node(path: str, number: int, proto: Any) -> Node:
@@ -193,9 +206,7 @@ def _check_text(path: str, *names: Any) -> None:
 
 def _outer_names(proto: Any) -> tuple[str, ...]:
     """What the graphs inside a node (If, Loop) take from outside: nobody looks into them, but it counts as used."""
-    graphs = [
-        graph for entry in proto.attribute for graph in (*entry.graphs, *([entry.g] if entry.HasField("g") else []))
-    ]
+    graphs = _subgraphs(proto)
     names: dict[str, None] = {}
     inside: set[str] = set()
     while graphs:
