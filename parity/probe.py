@@ -58,6 +58,7 @@ LIMIT = 2**26  # products of a convolution's taps and positions: the oracle's me
 CLEAR = 64  # times the allowed error: what moves the output by more could not be clearer
 
 FINALISTS = 2  # inputs that are looked at closely, of all that were glanced at
+REACH = 16  # times what is usual among hidden units: what is dead by more stays so
 SCALES = tuple(4.0**power for power in range(-4, 5))
 DRAWS = 32
 
@@ -145,17 +146,18 @@ def probe_input(block: Block, dtype: str = "float32") -> NDArray:
     # A wide block shows what it can at the first attempts, and each look at it takes long.
     wide = math.prod(_shape(block)) > BUDGET
     draws = [_draw(block, attempt) for attempt in range(1 if wide else 2)]
-    glances = sorted((_glance(block, _awake(block, scale * x)) for x in draws for scale in SCALES), key=_score)
-    best, bar = max((_look(block, glance.x) for glance in glances[-FINALISTS:]), key=_score), glances[-1]
+    awake = _waker(block)
+    glances = sorted((_glance(block, awake(scale * x)) for x in draws for scale in SCALES), key=_score)
+    best, bar = max((look_at(block, glance.x) for glance in glances[-FINALISTS:]), key=_score), glances[-1]
     scale = 2.0 ** round(math.log2(np.abs(best.x).max() / np.abs(draws[0]).max()))
     for attempt in range(2, 4 if wide else DRAWS):
         if best.decided and not best.blind_spots:
             break
         near = 2.0 ** (attempt % 5 - 2)
         x = near * scale * _draw(block, attempt)
-        glance = _glance(block, _awake(block, x) if attempt % 3 else x)
+        glance = _glance(block, x if attempt % 4 == 3 else awake(x))
         if glance.score[:2] >= bar.score[:2]:
-            best, bar = max(best, _look(block, glance.x), key=_score), glance
+            best, bar = max(best, look_at(block, glance.x), key=_score), glance
     return best.x.astype(dtype)
 
 
@@ -173,7 +175,7 @@ def blind_spots(block: Block, x: NDArray, dtype: str = "float32") -> list[str]:
         >>> blind_spots(block, probe_input(block))[:3]
         ['fc1.kernel: 2 of 2 elements', 'fc1.bias: 1 of 1 elements', 'fc2.kernel: 2 of 2 elements']
     """
-    return _look(block, x, dtype).blind_spots
+    return look_at(block, x, dtype).blind_spots
 
 
 def too_large(block: Block, shape: Sequence[int]) -> bool:
@@ -238,17 +240,18 @@ def _score(look: _Look) -> Any:
 
 
 def _glance(block: Block, x: NDArray) -> _Look:
-    """A look at the parameters alone, in two directions; it misses some of what `_look` sees, and costs a fraction."""
-    return _look(block, x, directions=2, others=())
+    """A look at the parameters alone, in two directions: it misses some of what shows, and costs a fraction."""
+    return look_at(block, x, directions=2, others=())
 
 
-def _look(
+def look_at(
     block: Block,
     x: NDArray,
     dtype: str = "float32",
     directions: int = 4,
     others: Iterable[tuple[str, Block]] | None = None,
 ) -> _Look:
+    """What the input `x` shows of the parameters and of the `others`, which are its other readings unless given."""
     spec, tensors = block.spec, block.tensors
     signs = np.random.default_rng(_seed(block)).choice((-1.0, 1.0), (directions, *x.shape))
     looks = [oracle.evaluate(spec, tensors, x, cotangent=sign) for sign in signs]
@@ -344,20 +347,28 @@ def _draw(block: Block, attempt: int) -> NDArray:
     return x.astype(np.float32).astype(np.float64)
 
 
-def _awake(block: Block, x: NDArray) -> NDArray:
-    """`x` with each channel of its first sample shifted so that no hidden unit is dead there.
+def _waker(block: Block) -> Callable[[NDArray], NDArray]:
+    """A function that shifts each channel of an input's first sample so that no hidden unit is dead there.
 
     What a dead unit does shows nowhere; of a wide block, some are dead in every sample that is drawn by chance. A shift
     of a whole channel moves its mean and its maximum alike.
     """
     path = next((name.removesuffix("kernel") for name in block.tensors if name.endswith("fc1.kernel")), None)
     kernel = None if path is None else block.tensors[f"{path}kernel"].astype(np.float64)
-    if kernel is None or kernel.shape[1] != x.shape[1]:
-        return x
-    hidden = kernel @ x[0].mean(tuple(range(1, x.ndim - 1))) + block.tensors.get(f"{path}bias", 0)
-    wanted = np.maximum(np.abs(hidden), np.sqrt(np.square(hidden).mean()) / 4)
-    shift = np.linalg.lstsq(kernel, wanted - hidden)[0].reshape(-1, *[1] * (x.ndim - 2))
-    return np.concatenate([x[:1] + shift, x[1:]]).astype(np.float32).astype(np.float64)
+    if kernel is None or kernel.shape[1] != block.spec.channels:  # of a squeeze that gives more than one number
+        return lambda x: x
+    inverse, bias = np.linalg.pinv(kernel), block.tensors.get(f"{path}bias", 0)
+
+    def awake(x: NDArray) -> NDArray:
+        hidden = kernel @ x[0].mean(tuple(range(1, x.ndim - 1))) + bias
+        usual = np.median(np.abs(hidden))
+        lit = np.maximum(np.abs(hidden), usual / 4)
+        # A unit that its bias has shut for good would drag the input far away from all others.
+        wanted = np.where(lit < REACH * usual, lit, hidden)
+        shift = (inverse @ (wanted - hidden)).reshape(-1, *[1] * (x.ndim - 2))
+        return np.concatenate([x[:1] + shift, x[1:]]).astype(np.float32).astype(np.float64)
+
+    return awake
 
 
 def _shape(block: Block) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ from parity.compare import Comparison, compare
 from parity.errors import BackendCrashedError, InputError, ParityError
 from parity.loading import blocks_from
 from parity.oracle import Measured
-from parity.probe import _look, readings, too_large
+from parity.probe import look_at, readings, too_large
 from parity.tolerances import EPSILON
 
 ORACLE = "oracle"
@@ -210,7 +210,7 @@ def _replay(block: Block, result: Verification) -> _Replay | None:
         result.unproved[block.name] = f"its probe of shape {probe.x.shape} is too large"
     else:
         replay = _Replay(block, probe)
-        look = _look(block, probe.x.astype(np.float64), replay.dtype)
+        look = look_at(block, probe.x.astype(np.float64), replay.dtype)
         if not look.sees_nothing:
             result.blind_spots |= {block.name: look.blind_spots} if look.blind_spots else {}
             return replay

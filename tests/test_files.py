@@ -217,6 +217,43 @@ PLAIN = TENSOR % (b"K\x04\x85K\x01\x85", b"")
 LAUGHS = b"](K\x01e" + b"".join(b"q%c0](%be" % (level, b"h%c" % level * 10) for level in range(6))
 
 
+def checkpoint(folder, instructions):
+    with zipfile.ZipFile(folder / "a.pth", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + instructions + b".")
+        archive.writestr("a/data/0", bytes(16))
+    return folder / "a.pth"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (TENSOR % (b"K\x04\x85K\x02\x85", b""), "beyond the 16 bytes"),
+        (TENSOR % (b"K\x04\x85J\xff\xff\xff\xff\x85", b""), "strides (-1,)"),
+        (TENSOR.replace(b"K\0%b", b"K\x01%b") % (b"K\x04\x85K\x01\x85", b""), "beyond the 16 bytes"),
+        (PLAIN.replace(b"K\x04tQ", b"K\x05tQ"), "beyond the 16 bytes"),
+        (b"\x8d" + (1 << 40).to_bytes(8, "little"), "a text of"),
+    ],
+    ids=["steps", "backwards", "offset", "storage", "text"],
+)
+def test_pytorch_tensors_lie_inside_their_storage(tmp_path, value, words):
+    refused(checkpoint(tmp_path, b"}" + text(b"w") + value + b"s"), words)
+
+
+def test_pytorch_members_lie_inside_the_file(tmp_path):
+    path = checkpoint(tmp_path, b"}" + text(b"w") + PLAIN + b"s")
+    assert_same(files.open(path).tensors, {"w": np.zeros(4, np.float32)})
+    whole = path.read_bytes()
+    entry = whole.rfind(b"PK\x01\x02")
+    for place, value, words in (
+        (8, b"\x01\0", "compressed or encrypted"),
+        (20, b"\0\0\x01\0" * 2, "ends before 'a/data/0' does"),
+        (24, b"\x08\0\0\0", "compressed or encrypted"),
+    ):
+        at = entry + place
+        path.write_bytes(whole[:at] + value + whole[at + len(value) :])
+        refused(path, words)
+
+
 @pytest.mark.parametrize(
     ("instructions", "words"),
     [
@@ -244,9 +281,7 @@ LAUGHS = b"](K\x01e" + b"".join(b"q%c0](%be" % (level, b"h%c" % level * 10) for 
     ids=["pairs used again", "told of a tensor", "shape", "function", "storage", "size", "long names"],
 )
 def test_small_pickles_of_large_things(tmp_path, instructions, words):
-    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
-        archive.writestr("a/data.pkl", b"\x80\x02" + instructions + b".")
-        archive.writestr("a/data/0", bytes(16))
+    checkpoint(tmp_path, instructions)
     with pytest.raises(FormatError, match=words) as caught:
         files.open(tmp_path / "a.pth")
     assert len(str(caught.value)) < 10_000

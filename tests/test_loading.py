@@ -302,6 +302,25 @@ def test_variables_without_tensor_are_refused(model):
         load_into(model, weights(SE, "se"))
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_variable_that_takes_no_value_leaves_the_others_as_they_were(model, fails, monkeypatch):
+    variables = model.live["se"].variables
+    variables["fc2.bias"] = np.broadcast_to(np.float32(0), (6,))  # NumPy refuses to write to it
+
+    def write(model, values):
+        for variable, value in values:
+            if fails or variable.flags.writeable:
+                variable[...] = value
+
+    monkeypatch.setattr(loading.owner(model), "write_variables", write)
+    message = (
+        "variables cannot be written .ValueError: .*the model is as it was" if fails else "written to 'se: fc2.bias'"
+    )
+    with pytest.raises(InputError, match=message):
+        load_into(model, weights(SE, "se"))
+    assert not any(value.any() for value in variables.values())
+
+
 def test_model_with_ambiguous_names_is_refused(model):
     model.live["s.e"] = model.live["s/e"] = model.live["se"]
     with pytest.raises(UnexpectedTensorError, match=r"received the model with blocks 's\.e' and 's/e'"):

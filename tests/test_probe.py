@@ -153,6 +153,13 @@ def test_what_cannot_show_is_named():
     ]
 
 
+def test_no_hidden_unit_of_a_wide_block_is_dead():
+    """Of 32 units some are dead in both samples that chance draws; a change of what they do would pass unseen."""
+    for options in (SqueezeExcitationOptions(reduction=16), CBAMOptions(reduction=16)):
+        block = drawn(options.resolve(512))
+        assert not [words for words in blind_spots(block, probe_input(block)) if "fc1.bias" in words]
+
+
 def test_a_wide_tensor_is_seen_by_rows_and_columns():
     block = drawn(SqueezeExcitationOptions(reduction=16).resolve(256))
     kernel = block.tensors["fc2.kernel"].copy()

@@ -38,7 +38,7 @@ def find_blocks(source: Side, target: Side, names: Names, hints: Mapping[str, An
 def _specs(side: Side) -> dict[str, Spec]:
     """The specs of the blocks that show all of theirs."""
     found = {}
-    for part in [*(side._block(name, live) for name, live in side.blocks.items()), *side.foreign.values()]:
+    for part in [*(side.block(name, live) for name, live in side.blocks.items()), *side.foreign.values()]:
         if {one.name for one in fields(SPECS[part.kind])} <= set(part.shown):  # type: ignore[arg-type]
             found[part.name] = spec_from_json({"block": part.kind, **part.shown})
     return found

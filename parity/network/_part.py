@@ -122,7 +122,7 @@ class Side:
 
     def parts(self) -> dict[str, Part]:
         """The blocks and the layers that belong to none, where the first of their variables is defined."""
-        whole = {name: self._block(name, live) for name, live in self.blocks.items()} | self.foreign
+        whole = {name: self.block(name, live) for name, live in self.blocks.items()} | self.foreign
         owners = {
             id(variable): part
             for part in whole.values()
@@ -139,7 +139,8 @@ class Side:
             parts[name] = Part(name, layer.kind, layer.shown, slots, layer.extras, layer.channels, layer.origin)
         return parts | {name: part for name, part in whole.items() if name not in parts}
 
-    def _block(self, name: str, live: LiveBlock) -> Part:
+    def block(self, name: str, live: LiveBlock) -> Part:
+        """A block of this project as a part."""
         slots = {
             key: Slot(value, *LAYOUTS["kernel last" if self.adapter.KERNELS_LAST and key.endswith("kernel") else ""])
             for key, value in live.variables.items()
