@@ -17,6 +17,7 @@ from parity.block import Block
 from parity.errors import (
     BackendMissingError,
     DialectError,
+    InputError,
     MissingTensorError,
     ParityError,
     SpecMismatchError,
