@@ -124,10 +124,16 @@ def read_variable(model: tf.compat.v1.Session, variable: tf.Variable) -> Any:
 
 def write_variables(model: tf.compat.v1.Session, values: Iterable[tuple[tf.Variable, Any]]) -> None:
     """Set variables to NumPy arrays of their shapes."""
-    # Feeding the initial values adds nothing to the graph, which may be finalized.
-    pairs = list(values)
-    feeds = {variable.initializer.inputs[1]: value for variable, value in pairs}
-    model.run([variable.initializer for variable, _ in pairs], feeds)
+    # Feeding the initial values adds nothing to the graph, which may be finalized. Variables that share one take turns.
+    rounds: list[dict[str, tuple[tf.Operation, Any]]] = []
+    for variable, value in values:
+        initial = variable.initializer.inputs[1].name
+        free = next((one for one in rounds if initial not in one), None)
+        if free is None:
+            rounds.append(free := {})
+        free[initial] = (variable.initializer, value)
+    for one in rounds:
+        model.run([initializer for initializer, _ in one.values()], {name: value for name, (_, value) in one.items()})
 
 
 def stepper(

@@ -10,7 +10,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 v1 = tf.compat.v1
 
-import attention_tf1compat  # noqa: E402
+import attention_tf1compat.adapter  # noqa: E402
 import parity  # noqa: E402
 from parity import cases  # noqa: E402
 from parity.block import Block  # noqa: E402
@@ -244,3 +244,13 @@ with tf.compat.v1.Session() as session:
 def test_it_works_where_the_behaviour_of_version_2_is_disabled():
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     subprocess.run([sys.executable, "-c", V1_BEHAVIOUR], check=True, env=environment, capture_output=True)
+
+
+def test_variables_of_one_initial_value_are_written_each(graph):
+    """A tensor that initializes two variables can be fed one value at a time."""
+    zeros = tf.zeros((3,))
+    variables = [v1.get_variable(name, initializer=zeros) for name in ("a", "b", "c")]
+    session = started(graph)
+    values = [np.full(3, number, "float32") for number in (1, 2, 3)]
+    attention_tf1compat.adapter.write_variables(session, zip(variables, values, strict=True))
+    assert [value.tolist() for value in session.run(variables)] == [value.tolist() for value in values]

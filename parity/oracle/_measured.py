@@ -12,6 +12,7 @@ there.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,9 +95,11 @@ def given(value: object) -> Measured:
 def contract(subscripts: str, a: Measured, b: Measured) -> Measured:
     """`numpy.einsum` of two operands."""
     value = np.einsum(subscripts, a.value, b.value, optimize=True)
-    left = np.einsum(subscripts, a.magnitude, np.abs(b.value), optimize=True)
-    right = np.einsum(subscripts, np.abs(a.value), b.magnitude, optimize=True)
-    return Measured(value, np.maximum(left, right), _margin(a, b))
+    # What is exact has its absolute value for a magnitude, so that the other side's errors are the larger ones.
+    sides = [(np.abs(a.value), b.magnitude)] if not b.exact else []
+    sides += [(a.magnitude, np.abs(b.value))] if not a.exact or not sides else []
+    magnitudes = [np.einsum(subscripts, *pair, optimize=True) for pair in sides]
+    return Measured(value, functools.reduce(np.maximum, magnitudes), _margin(a, b))
 
 
 def join(parts: Sequence[Measured], axis: int) -> Measured:
