@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from attention_tf1compat._attention import PARTS, Projection, find_attention
+from attention_tf1compat._moments import find_norm
 from parity.spec import InputError, LiveLayer, LiveNetwork
 
 # What stands between a variable and the operation that computes with it.
@@ -25,9 +27,14 @@ KERNELS = {
     "ResourceGather": (0, 1, "embedding"),
     "GatherV2": (0, 1, "embedding"),
 }
+# What projects into heads and out of them, and the attributes that turn its factors.
+PROJECTIONS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum")
+TURNS = ("transpose_a", "transpose_b", "adj_x", "adj_y")
 SUMS = ("BiasAdd", "Add", "AddV2")
 FUSED = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 NORM_LEAVES = {"gamma": "scale", "beta": "offset", "moving_mean": "mean", "moving_variance": "variance"}
+# Of norms without running statistics: as in TensorFlow and Keras, in Sonnet, and in GPT-2's code.
+AFFINE_LEAVES = {"gamma": "scale", "beta": "offset", "scale": "scale", "offset": "offset", "g": "scale", "b": "offset"}
 
 
 @dataclass(frozen=True)
@@ -118,21 +125,141 @@ def _tensors(value: Any) -> list[tf.Tensor]:
 def find_layers(model: Any) -> LiveNetwork:
     """The layers of the session's graph by the name of their variable scope."""
     graph = Graph(model)
-    layers = {name: layer for name, (layer, _) in _found(graph).items()}
+    scopes = _scopes(graph)
+    found = {scope: _layer(graph, leaves)[0] for scope, leaves in scopes.items()}
+    layers: dict[str, LiveLayer] = {}
+    wholes = _attentions(graph, scopes)
+    owners = {part: name for name, (parts, _) in wholes.items() for part in parts.values()}
+    for scope, layer in found.items():
+        name = owners.get(scope)
+        if name is None:
+            layers[scope] = layer
+        elif name not in layers:
+            layers[name] = wholes[name][1][0]
     return LiveNetwork(layers, graph.variables())
 
 
-def _found(graph: Graph) -> dict[str, Found]:
+def _scopes(graph: Graph) -> dict[str, dict[str, tf.Variable]]:
+    """The variables of each scope by their own names."""
     scopes: dict[str, dict[str, tf.Variable]] = {}
     for name, variable in graph.variables().items():
         scope, _, leaf = name.rpartition("/")
         scopes.setdefault(scope, {})[leaf] = variable
-    return {scope: _layer(graph, leaves) for scope, leaves in scopes.items()}
+    return scopes
+
+
+def _found(graph: Graph) -> dict[str, Found]:
+    """Every layer and the parts of those that are wholes."""
+    scopes = _scopes(graph)
+    wholes = {name: found for name, (_, found) in _attentions(graph, scopes).items()}
+    return {scope: _layer(graph, leaves) for scope, leaves in scopes.items()} | wholes
+
+
+def _attentions(
+    graph: Graph, scopes: Mapping[str, Mapping[str, tf.Variable]]
+) -> dict[str, tuple[dict[str, str], Found]]:
+    """The scopes of the projections, and the attention between them, by the name of the scope that holds all four."""
+    found = {}
+    for name in dict.fromkeys(scope.rpartition("/")[0] for scope in scopes):
+        prefix = f"{name}/" if name else ""
+        candidates = {part: [own for one in names if (own := prefix + one) in scopes] for part, names in PARTS.items()}
+        if name in scopes or any(len(places) != 1 for places in candidates.values()):
+            continue
+        parts = {part: places[0] for part, places in candidates.items()}
+        attention = _attention(graph, {part: scopes[scope] for part, scope in parts.items()})
+        if attention is not None:
+            found[name] = parts, attention
+    return found
+
+
+def _attention(graph: Graph, scopes: Mapping[str, Mapping[str, tf.Variable]]) -> Found | None:
+    parts, variables, layouts = {}, dict[str, Any](), dict[str, str]()
+    for part, leaves in scopes.items():
+        projection = _projection(graph, part, leaves)
+        if projection is None:
+            return None
+        parts[part], kernel, bias = projection
+        variables[f"{part}.kernel"] = kernel
+        layouts[f"{part}.kernel"] = _head_layout(part, kernel)
+        if bias is not None:
+            variables[f"{part}.bias"] = bias
+            layouts |= {f"{part}.bias": "heads"} if len(bias.shape) == 2 else {}
+    shown = find_attention(parts)
+    if shown is None:
+        return None
+    place = Place(_unflattened(parts["query"].x), _in_sequences(graph, parts["output"].y))
+    return LiveLayer("attention", shown, variables, layouts, origin="four projections and a softmax"), place
+
+
+def _unflattened(x: tf.Tensor) -> tf.Tensor:
+    """The sequences of which `x` may be all positions as one batch."""
+    if x.op.type != "Reshape" or x.shape.rank != 2:
+        return x
+    before = x.op.inputs[0]
+    return before if before.shape.rank is not None and before.shape[-1] == x.shape[-1] is not None else x
+
+
+def _in_sequences(graph: Graph, y: tf.Tensor) -> tf.Tensor:
+    """The sequences that all positions `y` become."""
+    after = graph.next(y, ("Reshape",)) if y.shape.rank == 2 else None
+    shape = y.shape if after is None else after.outputs[0].shape
+    return y if after is None or shape.rank is None or shape[-1] != y.shape[-1] else after.outputs[0]
+
+
+def _head_layout(part: str, kernel: tf.Variable) -> str:
+    if len(kernel.shape) == 2:
+        return "kernel last"
+    return "heads in" if part == "output" else "heads out"
+
+
+def _projection(
+    graph: Graph, part: str, leaves: Mapping[str, tf.Variable]
+) -> tuple[Projection, tf.Variable, tf.Variable | None] | None:
+    """The product with the one kernel of a scope and the sum with its bias; None where it holds anything else."""
+    uses = {leaf: op for leaf, variable in leaves.items() if (op := _product_use(graph, variable)) is not None}
+    biases = [leaf for leaf in leaves if leaf not in uses]
+    if len(uses) != 1 or len(biases) > 1:
+        return None
+    ((leaf, op),) = uses.items()
+    kernel, bias = leaves[leaf], leaves[biases[0]] if biases else None
+    is_output = part == "output"
+    inner, outer = (kernel.shape[:-1], kernel.shape[-1:]) if is_output else (kernel.shape[1:], kernel.shape[:1])
+    is_tensordot = op.name.rpartition("/")[0].rpartition("/")[2].startswith("Tensordot")
+    x, product = (_begin(op, op.inputs[0]), _end(graph, op)) if is_tensordot else (op.inputs[0], op.outputs[0])
+    last = product
+    if bias is not None:
+        added = graph.next(_handle(bias), SUMS)
+        if added is None or bias.shape != (outer if is_output else inner):
+            return None
+        if not any(one is product for one in added.inputs):
+            return None
+        last = added.outputs[0]
+    return Projection(op, x, last, len(kernel.shape), inner.num_elements()), kernel, bias
+
+
+def _product_use(graph: Graph, variable: tf.Variable) -> tf.Operation | None:
+    """The product whose second factor a kernel is, as it lies: (in, heads * size) or (in, heads, size)."""
+    op = next((op for op, index in graph.uses(_handle(variable)) if index == 1 and op.type in PROJECTIONS), None)
+    rank = len(variable.shape)
+    if op is None or rank not in (2, 3) or any(_attribute(op, name) for name in TURNS):
+        return None
+    if op.type == "Einsum":
+        return op if _is_projection(op.get_attr("equation").decode(), rank) else None
+    return op if rank == 2 else None
+
+
+def _is_projection(equation: str, rank: int) -> bool:
+    """Whether the last axes of the input become the last axes of the kernel, in their order."""
+    (x, _, kernel), y = equation.partition("->")[0].partition(","), equation.partition("->")[2]
+    sizes = [size for size in range(1, rank) if x.endswith(kernel[:size]) and y == x[: len(x) - size] + kernel[size:]]
+    return len(kernel) == rank and len(set(x + kernel)) == len(x) + rank - (sizes[0] if sizes else 0) and bool(sizes)
 
 
 def _layer(graph: Graph, leaves: Mapping[str, tf.Variable]) -> Found:
     if leaves.keys() <= NORM_LEAVES.keys() and {"moving_mean", "moving_variance"} <= leaves.keys():
         return _batch_norm(graph, leaves)
+    if leaves.keys() <= AFFINE_LEAVES.keys() and all(len(variable.shape) == 1 for variable in leaves.values()):
+        return _plain_norm(graph, leaves)
     kernels = {leaf: use for leaf, variable in leaves.items() if (use := _kernel_use(graph, variable)) is not None}
     sums = {leaf: op for leaf, variable in leaves.items() if (op := graph.next(_handle(variable), SUMS)) is not None}
     if len(kernels) == 1 and len(leaves) <= 2 and leaves.keys() == kernels.keys() | sums.keys():
@@ -143,7 +270,11 @@ def _layer(graph: Graph, leaves: Mapping[str, tf.Variable]) -> Found:
             return _with_kernel(
                 graph, kernels[kernel], leaves[kernel], leaves[bias] if bias else None, sums[bias] if bias else None
             )
-    origin = f"the variables {', '.join(leaves)} of one scope"
+    return _unknown(leaves)
+
+
+def _unknown(leaves: Mapping[str, tf.Variable], remark: str = "") -> Found:
+    origin = f"the variables {', '.join(leaves)} of one scope{remark}"
     return LiveLayer("unknown", {}, dict(leaves), origin=origin), Place(None, None)
 
 
@@ -258,6 +389,19 @@ def _batch_norm(graph: Graph, leaves: Mapping[str, tf.Variable]) -> Found:
         shown |= {"epsilon": _decimal(numbers[0])} if numbers else {}
         place = Place(None, _shifted(graph, leaves.get("beta")))
     return LiveLayer("batch norm", shown, variables, channels=channels, origin="moving_mean and moving_variance"), place
+
+
+def _plain_norm(graph: Graph, leaves: Mapping[str, tf.Variable]) -> Found:
+    """A layer or a group norm; never a batch norm, whose moments are those of the whole batch."""
+    variables = {AFFINE_LEAVES[leaf]: variable for leaf, variable in leaves.items()}
+    norm = find_norm({name: _handle(variable) for name, variable in variables.items()}, graph.alive)
+    if norm is None:
+        return _unknown(leaves, ", in which no norm of tf.nn.moments over kept axes is seen")
+    if not norm.kind:
+        axes = ", ".join(map(str, norm.axes))
+        return _unknown(leaves, f", a norm over the axes {axes}, which is neither a layer norm nor a group norm")
+    place = Place(norm.x, norm.y)
+    return LiveLayer(norm.kind, norm.shown, variables, channels=norm.channels, origin="moments and affine"), place
 
 
 def _decimal(value: float) -> float:

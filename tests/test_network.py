@@ -891,6 +891,437 @@ def simple_graph(tf, epsilon):
     return session
 
 
+# Norms of TensorFlow 1's single operations
+
+
+def normed(tf, write, shape, channels=6, leaves=("gamma", "beta"), dtype="float64"):
+    """A graph of one norm, in the scope "norm", that `write` computes from its map and its parameters."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph:
+        x = v1.placeholder(dtype, shape, "x")
+        with v1.variable_scope("norm", dtype=dtype, initializer=v1.random_uniform_initializer(0.5, 1.5)):
+            y = write(tf, x, *(v1.get_variable(leaf, (channels,)) for leaf in leaves))
+        session = v1.Session(graph=graph)
+        session.run(v1.global_variables_initializer())
+    return session, x, y
+
+
+def by_moments(*axes, epsilon=1e-5):
+    def write(tf, x, scale, offset):
+        return tf.nn.batch_normalization(x, *tf.nn.moments(x, axes, keepdims=True), offset, scale, epsilon)
+
+    return write
+
+
+def by_hand(tf, x, scale, offset):
+    """As GPT-2's code has it, of a sum."""
+    x = x + 0.5 * tf.tanh(x)
+    mean = tf.reduce_mean(x, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(x - mean), -1, keepdims=True)
+    return (x - mean) * tf.math.rsqrt(variance + 1e-5) * scale + offset
+
+
+def grouped(groups, epsilon=1e-5):
+    """As Keras has it: channels last, the parameters behind the groups."""
+
+    def write(tf, x, scale, offset):
+        u = tf.reshape(x, tf.stack([*tf.unstack(tf.shape(x))[:-1], groups, x.shape[-1] // groups]))
+        mean, variance = tf.nn.moments(u, (1, 2, 4), keepdims=True)
+        return tf.reshape((u - mean) / tf.sqrt(variance + epsilon), tf.shape(x)) * scale + offset
+
+    return write
+
+
+def grouped_inside(groups):
+    """As tf.contrib has it: the parameters in the groups."""
+
+    def write(tf, x, scale, offset):
+        size = x.shape[-1] // groups
+        u = tf.reshape(x, tf.stack([*tf.unstack(tf.shape(x))[:-1], groups, size]))
+        moments = tf.nn.moments(u, (1, 2, 4), keepdims=True)
+        affine = (tf.reshape(one, (1, 1, 1, groups, size)) for one in (offset, scale))
+        return tf.reshape(tf.nn.batch_normalization(u, *moments, *affine, 1e-5), tf.shape(x))
+
+    return write
+
+
+def grouped_in_front(groups, epsilon=1e-5):
+    """As the authors of group norm have it: the map is turned to channels first and back."""
+
+    def write(tf, x, scale, offset):
+        x = tf.transpose(x, (0, 3, 1, 2))
+        u = tf.reshape(x, (-1, groups, x.shape[1] // groups, *x.shape[2:]))
+        mean, variance = tf.nn.moments(u, (2, 3, 4), keepdims=True)
+        u = tf.reshape((u - mean) / tf.sqrt(variance + epsilon), (-1, *x.shape[1:]))
+        scale, offset = (tf.reshape(one, (1, -1, 1, 1)) for one in (scale, offset))
+        return tf.transpose(u * scale + offset, (0, 2, 3, 1))
+
+    return write
+
+
+class Bent(nn.Module):
+    """What `by_hand` normalises."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x):
+        return self.norm(x + 0.5 * torch.tanh(x))
+
+
+def named_norm(module):
+    model = nn.Sequential()
+    model.add_module("norm", module)
+    return model
+
+
+SEQUENCE, MAP = (None, 5, 6), (None, 4, 5, 6)
+GRAPH_NORMS = {
+    "layer norm": (nn.LayerNorm(6), by_moments(-1), SEQUENCE, {}),
+    "layer norm by hand": (Bent(), by_hand, SEQUENCE, {"leaves": ("g", "b")}),
+    "layer norm of any size": (nn.LayerNorm(6), by_moments(2), (None, None, 6), {"leaves": ("scale", "offset")}),
+    "layer norm over all axes": (nn.GroupNorm(1, 6), by_moments(1, 2, 3), MAP, {}),
+    "instance norm": (nn.GroupNorm(6, 6), by_moments(1, 2), MAP, {}),
+    "group norm": (nn.GroupNorm(3, 6), grouped(3), MAP, {}),
+    "group norm in groups": (nn.GroupNorm(3, 6), grouped_inside(3), MAP, {}),
+    "group norm in front": (nn.GroupNorm(3, 6), grouped_in_front(3), MAP, {}),
+}
+
+
+@pytest.mark.parametrize("kind", GRAPH_NORMS)
+def test_norms_of_graphs_port_both_ways(tf, kind):
+    module, write, shape, options = GRAPH_NORMS[kind]
+    model = normed(tf, write, shape, **options)
+    source = randomized((module if isinstance(module, Bent) else named_norm(module)).double())
+    last = example(3, *(size or 5 for size in shape[1:]))
+    first = last if shape[2] is None or len(shape) == 3 else np.moveaxis(last, -1, 1)
+    report = port(source, model, example=first)
+    assert [(pair.target, pair.kind) for pair in report.pairs] == [("norm", kind_of(module))]
+    assert report.unverified == {}
+    assert report.error <= report.allowed
+    back = _fresh(source)
+    port(model, back, example=last)
+    assert same(back, state(source))
+
+
+def kind_of(module):
+    return "group norm" if isinstance(module, nn.GroupNorm) else "layer norm"
+
+
+@pytest.mark.parametrize("leaf", ["scale", "offset"])
+def test_norms_of_graphs_without_scale_or_offset(tf, leaf):
+    def write(tf, x, parameter):
+        both = (parameter, None) if leaf == "scale" else (None, parameter)
+        return by_moments(-1)(tf, x, *both)
+
+    model = normed(tf, write, SEQUENCE, leaves=(leaf,))
+    source = named_norm(randomized(nn.LayerNorm(6).double()))
+    with pytest.raises(SpecMismatchError, match=f"has a {'offset' if leaf == 'scale' else 'scale'} and target .* none"):
+        port(source, model)
+    nn.init.constant_(source.norm.bias if leaf == "scale" else source.norm.weight, 0 if leaf == "scale" else 1)
+    report = port(source, model, example=example(2, 5, 6))
+    assert report.error <= report.allowed
+
+
+KERAS_NORMS = {
+    "layer norm": (lambda: stock.LayerNormalization(epsilon=1e-4, name="norm", **D), by_moments(-1, epsilon=1e-4)),
+    "group norm": (lambda: stock.GroupNormalization(2, epsilon=1e-4, name="norm", **D), grouped(2, epsilon=1e-4)),
+    "instance norm": (
+        lambda: stock.GroupNormalization(-1, epsilon=1e-4, name="norm", **D),
+        by_moments(1, 2, epsilon=1e-4),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KERAS_NORMS)
+def test_norms_of_keras_port_to_graphs(tf, kind):
+    layer, write = KERAS_NORMS[kind]
+    source, model, x = functional((4, 5, 6), layer()), normed(tf, write, MAP), example(3, 4, 5, 6)
+    for variable in source.variables:
+        variable.assign(RANDOM.standard_normal(variable.shape))
+    report = port(source, model, example=x)
+    assert report.error <= report.allowed
+    assert report.unverified == {}
+    back = functional((4, 5, 6), layer())
+    port(model, back, example=x)
+    assert keras_same(back, keras_state(source))
+
+
+@pytest.mark.parametrize(
+    ("module", "write", "message"),
+    [
+        (nn.LayerNorm(6), by_moments(-1, epsilon=1e-3), r"'norm' \(epsilon: source 1e-05, target 0.001\)"),
+        (nn.GroupNorm(3, 6), grouped(2), r"'norm' \(groups: source 3, target 2\)"),
+        (nn.GroupNorm(3, 6), grouped_inside(2), r"'norm' \(groups: source 3, target 2\)"),
+        (nn.GroupNorm(3, 6), grouped_in_front(2), r"'norm' \(groups: source 3, target 2\)"),
+        (nn.GroupNorm(3, 6), by_moments(1, 2, 3), r"'norm' \(groups: source 3, target 1\)"),
+        (nn.LayerNorm(6), by_moments(1, 2, 3), r"'norm' \(kind: source layer norm, target group norm\)"),
+        (nn.GroupNorm(1, 6), by_moments(-1), r"'norm' \(kind: source group norm, target layer norm\)"),
+    ],
+)
+def test_another_norm_of_a_graph_is_refused(tf, module, write, message):
+    with pytest.raises(SpecMismatchError, match=message):
+        port(named_norm(module.double()), normed(tf, write, MAP))
+
+
+def test_an_epsilon_that_is_fed_is_unverified_and_the_example_finds_it(tf):
+    def write(tf, x, scale, offset, value):
+        epsilon = tf.compat.v1.placeholder_with_default(tf.constant(value, x.dtype), ())
+        return by_moments(-1, epsilon=epsilon)(tf, x, scale, offset)
+
+    source, x = named_norm(randomized(nn.LayerNorm(6).double())), example(2, 5, 6)
+    good, bad = (
+        normed(tf, lambda *arguments, value=value: write(*arguments, value), SEQUENCE) for value in (1e-5, 1e-2)
+    )
+    assert port(source, good, example=x).unverified == {"norm": ("epsilon",)}
+    assert port(source, bad).unverified == {"norm": ("epsilon",)}
+    with pytest.raises(OutputMismatchError, match=r"'norm' .layer norm., with equal inputs .not comparable .*epsilon"):
+        port(source, bad, example=x)
+
+
+def test_a_norm_that_turns_its_map_is_compared_outside_of_it(tf):
+    def write(tf, x, scale, offset):
+        epsilon = tf.compat.v1.placeholder_with_default(tf.constant(1e-2, x.dtype), ())
+        return grouped_in_front(3, epsilon)(tf, x, scale, offset)
+
+    source = named_norm(randomized(nn.GroupNorm(3, 6).double()))
+    text = r"'norm' .group norm., with equal inputs .not comparable by configuration: epsilon.: .* elements differ"
+    with pytest.raises(OutputMismatchError, match=text):
+        port(source, normed(tf, write, MAP), example=example(2, 6, 4, 5))
+
+
+def test_groups_of_unknown_number_are_unverified_and_the_example_finds_them(tf):
+    def write(tf, x, scale, offset, groups):
+        groups = tf.compat.v1.placeholder_with_default(groups, ())
+        u = tf.reshape(x, tf.stack([tf.shape(x)[0], groups, -1]))
+        mean, variance = tf.nn.moments(u, [2], keepdims=True)
+        u = tf.reshape((u - mean) / tf.sqrt(variance + 1e-5), tf.shape(x))
+        scale, offset = (tf.reshape(one, (1, 6, 1, 1)) for one in (scale, offset))
+        return u * scale + offset
+
+    source, x = named_norm(randomized(nn.GroupNorm(3, 6).double())), example(2, 6, 4, 5)
+    good, bad = (
+        normed(tf, lambda *arguments, groups=groups: write(*arguments, groups), (None, 6, 4, 5)) for groups in (3, 2)
+    )
+    assert port(source, good, example=x).unverified == {"norm": ("groups",)}
+    with pytest.raises(OutputMismatchError, match=r"'norm' .group norm., with equal inputs .not comparable .*groups"):
+        port(source, bad, example=x)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (by_moments(0, 1, 2), r"target 'norm' .*a norm over the axes 0, 1, 2, which is neither a layer norm nor"),
+        (lambda tf, x, scale, offset: tf.nn.relu(x) * scale + offset, "no norm of tf.nn.moments over kept axes is"),
+        (lambda tf, x, scale, offset: by_moments(-1)(tf, x, 1 + scale, offset), "no norm of tf.nn.moments over"),
+        (lambda tf, x, scale, offset: by_hand(tf, x, 2.0, 0.0) * scale + offset, "no norm of tf.nn.moments over"),
+    ],
+)
+def test_what_is_no_layer_norm_is_not_taken_for_one(tf, write, message):
+    """A batch norm without running statistics, a scale and offset alone, and a scale that starts from one."""
+    model = normed(tf, write, MAP)
+    with pytest.raises(UnexpectedTensorError, match=message):
+        port(named_norm(nn.LayerNorm(6).double()), model)
+
+
+# Multi-head attention of TensorFlow 1's single operations
+
+
+class Written:
+    """How somebody wrote multi-head attention: the projections in the scope "mha" of a graph, and the sums between.
+
+    Args:
+        deep: whether the kernels have an axis for the heads.
+        scale: how the logits are scaled: "constant", "query", "root", "size", "none" or "fed".
+        heads: the number of heads, of 6 features in all.
+        mask: whether a constant is added to the logits.
+        product: of dense layers: "matmul" of a flat batch, or "tensordot".
+        bias: whether projections have one.
+        dims: the features of query, key and value.
+        output: the name of the last projection's scope.
+        is_wrong: whether the softmax is over the queries.
+    """
+
+    def __init__(self, deep=False, scale="constant", heads=2, mask=False, product="matmul", bias=True, **options):
+        self.deep, self.scale, self.heads, self.mask, self.product, self.bias = deep, scale, heads, mask, product, bias
+        self.dims, self.output = options.get("dims", (6, 6, 6)), options.get("output", "output")
+        self.dtype, self.is_wrong = options.get("dtype", "float64"), options.get("is_wrong", False)
+
+    def __call__(self, tf):
+        v1, size = tf.compat.v1, 6 // self.heads
+        self.tf = tf
+        with tf.Graph().as_default() as graph:
+            inputs = [
+                v1.placeholder(self.dtype, (None, length, dim), name)
+                for name, length, dim in zip("qkv", (4, 5, 5), self.dims, strict=True)
+            ]
+            with v1.variable_scope("mha", dtype=self.dtype, initializer=v1.random_normal_initializer()):
+                names = zip(("query", "key", "value"), inputs, strict=True)
+                q, k, v = (self.projected(name, x, x.shape[-1]) for name, x in names)
+                q = q * (size**-0.5) if self.scale == "query" else q
+                q, k, v = (q, k, v) if self.deep else (tf.transpose(one, (0, 2, 1, 3)) for one in (q, k, v))
+                over = "kq" if self.is_wrong else "qk"
+                if self.deep:
+                    logits = tf.einsum(f"bkhd,bqhd->bh{over}", k, q)
+                else:
+                    logits = tf.matmul(*((k, q) if self.is_wrong else (q, k)), transpose_b=True)
+                logits = self.scaled(logits, q)
+                logits = logits + np.array([0.0, -1.0, 0.5, 0.0, 2.0]) if self.mask else logits
+                weights = tf.nn.softmax(logits)
+                if self.deep:
+                    y = tf.einsum(f"bh{over},bkhd->bqhd", weights, v)
+                else:
+                    y = tf.matmul(weights, v, transpose_a=self.is_wrong)
+                y = self.gathered(y if self.deep else tf.transpose(y, (0, 2, 1, 3)))
+            session = v1.Session(graph=graph)
+            session.run(v1.global_variables_initializer())
+        return session, inputs, y
+
+    def scaled(self, logits, q):
+        tf, size = self.tf, 6 // self.heads
+        return {
+            "constant": lambda: logits / math.sqrt(size),
+            "query": lambda: logits,
+            "none": lambda: logits,
+            "root": lambda: logits * tf.math.rsqrt(tf.cast(size, logits.dtype)),
+            "size": lambda: logits / tf.sqrt(tf.cast(tf.shape(q)[-1], logits.dtype)),
+            "fed": lambda: logits * tf.compat.v1.placeholder_with_default(tf.constant(0.25, logits.dtype), ()),
+        }[self.scale]()
+
+    def variables(self, name, kernel, bias):
+        v1 = self.tf.compat.v1
+        with v1.variable_scope(name):
+            return v1.get_variable("kernel", kernel), v1.get_variable("bias", bias) if self.bias else None
+
+    def projected(self, name, x, dim):
+        tf, heads, size = self.tf, self.heads, 6 // self.heads
+        w, b = self.variables(name, (dim, heads, size) if self.deep else (dim, 6), (heads, size) if self.deep else (6,))
+        y = tf.einsum("btc,chd->bthd", x, w) if self.deep else self.dense(x, w)
+        y = y if b is None else y + b
+        return y if self.deep else tf.reshape(y, (-1, x.shape[1], heads, size))
+
+    def gathered(self, x):
+        tf, heads, size = self.tf, self.heads, 6 // self.heads
+        w, b = self.variables(self.output, (heads, size, 6) if self.deep else (6, 6), (6,))
+        y = tf.einsum("bthd,hdc->btc", x, w) if self.deep else self.dense(tf.reshape(x, (-1, 4, 6)), w)
+        y = y if b is None else y + b
+        return tf.reshape(y, (-1, 4, 6))
+
+    def dense(self, x, w):
+        tf = self.tf
+        if self.product == "tensordot":
+            return tf.tensordot(x, w, 1)
+        return tf.matmul(tf.reshape(x, (-1, x.shape[-1])), w)
+
+
+ATTENTIONS = {
+    "matmul": {},
+    "tensordot": {"product": "tensordot", "output": "attention_output"},
+    "heads": {"deep": True, "output": "output_projection"},
+    "no bias": {"bias": False},
+    "heads without bias": {"bias": False, "deep": True},
+    "three sizes": {"dims": (6, 5, 7)},
+    "heads of three sizes": {"dims": (6, 5, 7), "deep": True},
+    "scaled query": {"scale": "query"},
+    "scaled by the root of a constant": {"scale": "root"},
+    "scaled by the root of a size": {"scale": "size", "deep": True},
+}
+
+
+def torch_attends(bias=True, dims=(6, 6, 6), heads=2):
+    model = Attends(batch_first=True, bias=bias, kdim=dims[1], vdim=dims[2])
+    if heads != 2:
+        model.mha = nn.MultiheadAttention(6, heads, batch_first=True)
+    return randomized(model.double())
+
+
+def three(dims=(6, 6, 6), dtype="float64"):
+    return tuple(example(2, length, dim, dtype=dtype) for length, dim in zip((4, 5, 5), dims, strict=True))
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_attention_of_graphs_ports_both_ways(tf, kind):
+    options = ATTENTIONS[kind]
+    dims, bias = options.get("dims", (6, 6, 6)), options.get("bias", True)
+    source, model, x = torch_attends(bias, dims), Written(**options)(tf), three(dims)
+    report = port(source, model, example=x)
+    assert [(pair.source, pair.target, pair.kind) for pair in report.pairs] == [("mha", "mha", "attention")]
+    assert report.error <= report.allowed
+    assert report.unverified == {}
+    back = _fresh(source)
+    port(model, back, example=x)
+    assert same(back, state(source))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_attention_of_keras_ports_to_graphs(tf, deep):
+    source, model, x = attends(), Written(deep=deep, dtype="float32")(tf), three(dtype="float32")
+    for variable in source.variables:
+        variable.assign(RANDOM.standard_normal(variable.shape))
+    report = port(source, model, example=x)
+    assert report.error <= report.allowed
+    assert report.unverified == {}
+    back = attends()
+    port(model, back, example=x)
+    assert keras_same(back, keras_state(source))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_other_heads_of_graphs_are_refused(tf, deep):
+    with pytest.raises(SpecMismatchError, match="heads: source 3, target 2; head_size: source 2, target 3"):
+        port(torch_attends(heads=3), Written(deep=deep)(tf))
+    with pytest.raises(SpecMismatchError, match="heads: source 2, target 3; head_size: source 3, target 2"):
+        port(torch_attends(), Written(deep=deep, heads=3)(tf))
+
+
+@pytest.mark.parametrize(("options", "field"), [({"scale": "fed"}, "scale"), ({"mask": True}, "mask")])
+def test_what_attention_of_graphs_does_not_tell_is_unverified_and_the_example_finds_it(tf, options, field):
+    source, model = torch_attends(), Written(**options)(tf)
+    assert port(source, model).unverified == {"mha": (field,)}
+    with pytest.raises(OutputMismatchError, match=rf"'mha' .attention., with equal inputs .not comparable .*{field}"):
+        port(source, model, example=three())
+
+
+@pytest.mark.parametrize("options", [{"scale": "none"}, {"is_wrong": True}])
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_is_no_attention_is_not_taken_for_one(tf, options, deep):
+    """Logits without a scale, and a softmax over the queries."""
+    error = UnexpectedTensorError if deep else MissingTensorError
+    with pytest.raises(error, match="mha/query"):
+        port(torch_attends(), Written(deep=deep, **options)(tf))
+
+
+class Projections(nn.Module):
+    """Attention of four dense layers, as in BERT's code."""
+
+    def __init__(self, names=("query", "key", "value", "output")):
+        super().__init__()
+        self.names = names
+        self.mha = nn.ModuleDict({name: nn.Linear(6, 6) for name in names})
+
+    def forward(self, *inputs):
+        q, k, v = (
+            self.mha[name](x).unflatten(-1, (2, 3)).transpose(1, 2)
+            for name, x in zip(self.names[:3], inputs, strict=True)
+        )
+        return self.mha[self.names[3]](nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_four_dense_layers_stay_four(tf):
+    source, model = randomized(Projections().double()), Written()(tf)
+    report = port(source, model, example=three())
+    assert {(pair.source, pair.target, pair.kind) for pair in report.pairs} == {
+        (f"mha.{name}", f"mha/{name}", "dense") for name in source.names
+    }
+    back = _fresh(source)
+    port(model, back, example=three())
+    assert same(back, state(source))
+    other = randomized(Projections(("a", "b", "c", "d")).double())
+    mapping = {f"mha.{name}": f"mha/{wanted}" for name, wanted in zip(other.names, source.names, strict=True)}
+    assert {pair.how for pair in port(other, model, mapping, example=three()).pairs} == {"mapping"}
+
+
 # Other people's blocks
 
 

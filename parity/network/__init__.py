@@ -10,7 +10,7 @@ from parity.network._blocks import find_blocks
 from parity.network._checks import check, check_shared, orders, writes_into
 from parity.network._names import Mapped, Names
 from parity.network._pairs import pair_up, refuse_unknown
-from parity.network._part import Side
+from parity.network._part import Side, apart
 from parity.network._proof import as_inputs, prove
 from parity.network._report import Pair, Report
 
@@ -56,8 +56,10 @@ def port(
     source, target = Side("source", source_model), Side("target", target_model)
     names = Names({} if mapping is None else mapping, {*source.network.layers, *target.network.layers})
     find_blocks(source, target, names, hints or {})
-    ours, theirs = names.without_left(source.parts()), names.without_left(target.parts())
-    names.check(source.parts(), target.parts())
+    mine, yours = source.parts(), target.parts()
+    mine, yours = apart(source, mine, yours), apart(target, yours, mine)
+    ours, theirs = names.without_left(mine), names.without_left(yours)
+    names.check(mine, yours)
     refuse_unknown(source, ours, target, theirs)
     inputs = None if example is None else as_inputs(example)
     pairs = pair_up(source, ours, target, theirs, names, inputs)

@@ -163,6 +163,31 @@ class Side:
         return next((found.pop() for found in (convolutions, blocks - {""}, norms) if len(found) == 1), "")
 
 
+def apart(side: Side, parts: Mapping[str, Part], others: Mapping[str, Part]) -> dict[str, Part]:
+    """The parts, with an attention as its four projections where the other side has no attention as a whole."""
+    if any(part.kind == "attention" for part in others.values()):
+        return dict(parts)
+    found: dict[str, Part] = {}
+    for name, part in parts.items():
+        found |= _projections(side, part) or {name: part}
+    return found
+
+
+def _projections(side: Side, attention: Part) -> dict[str, Part]:
+    """The projections of an attention as dense layers, where each has a scope and a plain kernel of its own."""
+    kernels = {leaf.removesuffix(".kernel"): slot for leaf, slot in attention.slots.items() if leaf.endswith(".kernel")}
+    names = {id(variable): name for name, variable in side.network.state.items()}
+    scopes = {part: names.get(id(slot.variable), "").rpartition("/")[0] for part, slot in kernels.items()}
+    is_plain = all(scopes.values()) and all(len(shape_of(slot.variable)) == 2 for slot in kernels.values())
+    if attention.kind != "attention" or not is_plain:
+        return {}
+    pieces = {}
+    for part, scope in scopes.items():
+        slots = {leaf: slot for leaf in ("kernel", "bias") if (slot := attention.slots.get(f"{part}.{leaf}"))}
+        pieces[scope] = Part(scope, "dense", {}, slots, {}, "", attention.origin)
+    return pieces
+
+
 def laid_out(inputs: Sequence[np.ndarray], source: Side, target: Side) -> list[np.ndarray]:
     """The inputs as the target takes them: feature maps in its layout."""
     move = moved(source.channels, target.channels)
