@@ -41,7 +41,7 @@ def told(capsys):
 
 
 def test_inspect_shows_blocks_doubts_and_the_rest(checkpoint, capsys):
-    assert cli.main(["inspect", checkpoint]) == cli.DISAGREED
+    assert cli.main(["inspect", checkpoint]) == cli.AGREED
     text = told(capsys)
     assert "'layer1.se'" in text
     assert "torchvision/SqueezeExcitation" in text

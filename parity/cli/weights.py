@@ -36,8 +36,8 @@ def _add_inspect(commands: Any) -> None:
     parser = commands.add_parser(
         "inspect",
         help="the blocks in a file: dialect, meaning, doubts, and what is no block",
-        description="Exit status: 0 if every block can be read as it is, 1 if there are doubts or there is no block, "
-        "2 for a file that cannot be read.",
+        description="Doubts are what `parity port` would ask for. Exit status: 0 if there is a block, 1 if there is none "
+        "or one that no dialect reads without loss, 2 for a file that cannot be read.",
     )
     _add_source(parser)
     add_json(parser, "the same as JSON")
@@ -116,7 +116,7 @@ def _inspect(given: argparse.Namespace) -> int:
         )
     show(given, *_inspection(found))
     write_json(given.json, found.to_json())
-    return AGREED if found.blocks and not any(block.doubts or block.fault for block in found.blocks) else DISAGREED
+    return AGREED if found.blocks and not any(block.fault for block in found.blocks) else DISAGREED
 
 
 def _inspection(found: Inspection) -> list[Any]:
