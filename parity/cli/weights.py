@@ -36,8 +36,8 @@ def _add_inspect(commands: Any) -> None:
     parser = commands.add_parser(
         "inspect",
         help="the blocks in a file: dialect, meaning, doubts, and what is no block",
-        description="Doubts are what `parity port` would ask for. Exit status: 0 if there is a block, 1 if there is none "
-        "or one that no dialect reads without loss, 2 for a file that cannot be read.",
+        description="Doubts are what `parity port` would ask for. Exit status: 0 if there is a block, 1 if there is "
+        "none or one that no dialect reads without loss, 2 for a file that cannot be read.",
     )
     _add_source(parser)
     add_json(parser, "the same as JSON")
