@@ -12,6 +12,7 @@ import pytest
 import parity
 from parity import backends, cases, client, run
 from parity.backends import Backend
+from parity.block import Block
 from parity.errors import BackendCrashedError, BackendMissingError, DeviceMissingError, InputError
 from parity.spec import CBAMOptions, SqueezeExcitationOptions
 
@@ -193,3 +194,16 @@ def test_workers_end_with_the_interpreter():
     while time.monotonic() < deadline and os.path.exists(f"/proc/{pid}"):
         time.sleep(0.1)
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_weights_without_a_rank_take_that_of_the_input():
+    """SE's and ECA's weights are the same for maps of any rank; a CBAM's kernel is not."""
+    (block,) = parity.read({"fc.0.weight": np.ones((2, 4)), "fc.2.weight": np.ones((4, 2))}, "senet.pytorch/SELayer")
+    assert block.spec.spatial_dims == 2
+    flat = parity.evaluate(block, np.ones((1, 4, 6)), backend="torch")["output"]
+    deep = parity.evaluate(block, np.ones((1, 4, 1, 2, 3)), backend="torch")["output"]
+    assert np.array_equal(flat, deep.reshape(flat.shape))
+    spec = CBAMOptions(reduction=2).resolve(4)
+    cbam = Block("cbam", spec, {name: np.ones(shape) for name, shape in spec.parameters().items()})
+    with pytest.raises(InputError, match="received an input of shape"):
+        parity.evaluate(cbam, np.ones((1, 4, 6)), backend="torch")
