@@ -295,7 +295,8 @@ def _verify(given: argparse.Namespace) -> int:
 def _verdict_table(verdict: verification.Verification) -> Table:
     """Each block's worst error, as a share of the allowed one, on the oracle and on every backend."""
     ran = ["oracle", *verdict.present]
-    table = Table("block", "computed by", *ran, title=f"error / allowed, {verdict.device}")
+    columns = [Column(name, overflow="fold") for name in ("block", "computed by", *ran)]
+    table = Table(*columns, title=f"error / allowed, {verdict.device}")
     for name, source in verdict.sources.items():
         found = {outcome.backend: outcome for outcome in verdict.outcomes if outcome.block == name}
         table.add_row(escape(repr(name)), escape(source), *(_ratio(found.get(backend)) for backend in ran))
