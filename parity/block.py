@@ -79,6 +79,12 @@ def native(value: Any) -> np.ndarray:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
+def same_view(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are the same elements at the same addresses; their numbers are not looked at."""
+    views = [(array.ctypes.data, array.shape, array.strides, array.dtype) for array in (a, b)]
+    return views[0] == views[1]
+
+
 def kernels_last(name: str, value: np.ndarray) -> np.ndarray:
     """The canonical parameter `name` as Keras and TensorFlow hold it: kernels (out, in, *s) become (*s, in, out)."""
     return np.moveaxis(value, (0, 1), (-1, -2)) if name.endswith("kernel") else value

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from parity import dialects
-from parity.block import Block
+from parity.block import Block, same_view
 from parity.dialects import Dialect
 from parity.dialects._table import NUMBER, Tensor, layer_number
 from parity.errors import DialectError, MissingTensorError, ParityError, SpecError, UnexpectedTensorError
@@ -546,14 +546,20 @@ def _checked_hints(sets: list[list[Candidate]], hints: Mapping[str, Any]) -> Map
     return hints
 
 
-def _own_hints(fit: Candidate, hints: Mapping[str, Any]) -> dict[str, Any]:
-    """What the hints say of this block: what they say of all, and then what they say of some."""
-    assert fit.spec is not None
-    own = {name: value for name, value in hints.items() if name in fit.spec.arguments()}
+def hints_for(name: str, hints: Mapping[str, Any]) -> dict[str, Any]:
+    """What the hints say of the block `name`: what they say of all, and then what they say of some."""
+    own = {field: value for field, value in hints.items() if field in FIELDS}
     for pattern, some in hints.items():
-        if pattern not in FIELDS and isinstance(some, Mapping) and fnmatchcase(fit.name, pattern):
-            own |= {name: value for name, value in some.items() if name in fit.spec.arguments()}
+        if pattern not in FIELDS and isinstance(some, Mapping) and fnmatchcase(name, pattern):
+            own |= some
     return own
+
+
+def _own_hints(fit: Candidate, hints: Mapping[str, Any]) -> dict[str, Any]:
+    """What the hints say of this block, as far as its kind has such fields."""
+    assert fit.spec is not None
+    fields = fit.spec.arguments()
+    return {field: value for field, value in hints_for(fit.name, hints).items() if field in fields}
 
 
 def _resolve(fits: list[Candidate], hints: Mapping[str, Any], asked: bool, included: bool) -> Found:
@@ -583,12 +589,7 @@ def _same_tensors(one: Candidate, other: Candidate) -> bool:
     """Whether two readings make the same canonical tensors: the same views of the same memory, whatever is in it."""
     if one.dialect.block != other.dialect.block or one.tensors.keys() != other.tensors.keys():
         return False
-    return all(_same_view(value, other.tensors[name]) for name, value in one.tensors.items())
-
-
-def _same_view(a: np.ndarray, b: np.ndarray) -> bool:
-    views = [(array.__array_interface__["data"], array.shape, array.strides) for array in (a, b)]
-    return views[0] == views[1]
+    return all(same_view(value, other.tensors[name]) for name, value in one.tensors.items())
 
 
 def _differences(fits: list[Candidate]) -> Iterator[Doubt]:

@@ -132,7 +132,11 @@ def read(path: Path) -> list[Block]:
         VersionError: for one of a newer format.
         MissingTensorError, UnexpectedTensorError, TensorShapeError: where tensors and specs disagree.
     """
-    tensors, metadata = read_tensors(path, mapped=True)
+    return blocks_of(path, *read_tensors(path, mapped=True))
+
+
+def blocks_of(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> list[Block]:
+    """`read`, of a file whose tensors and metadata are read already."""
     semantics = _semantics(path, metadata)
     specs, sources = _specs(path, semantics), _sources(path, semantics)
     parts: dict[str, dict[str, dict[str, Any]]] = {name: {"": {}, EXTRAS: {}, PROBE: {}} for name in specs}

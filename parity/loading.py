@@ -315,9 +315,13 @@ def _read_block(adapter: Adapter, model: Any, name: str, live: LiveBlock, spec: 
     if spec is None:
         spec = _shown_spec(name, live)
     _unverified(name, spec, live)
-    values = {key: _value(adapter, model, name, key, variable) for key, variable in live.variables.items()}
+    values = {
+        key: read_value(adapter, model, f"block {name!r}: {key}", variable) for key, variable in live.variables.items()
+    }
     tensors = {key: kernels_first(key, value) if adapter.KERNELS_LAST else value for key, value in values.items()}
-    extras = {key: _value(adapter, model, name, key, variable) for key, variable in live.extras.items()}
+    extras = {
+        key: read_value(adapter, model, f"block {name!r}: {key}", variable) for key, variable in live.extras.items()
+    }
     return Block(name, spec, tensors, extras)
 
 
@@ -330,12 +334,13 @@ def _shown_spec(name: str, live: LiveBlock) -> Spec:
         ) from error
 
 
-def _value(adapter: Adapter, model: Any, name: str, key: str, variable: Any) -> np.ndarray:
+def read_value(adapter: Adapter, model: Any, where: str, variable: Any) -> np.ndarray:
+    """The value of a variable, as a copy; raises `MissingTensorError`, which says `where`, for one that holds none."""
     try:
         return value_of(adapter, model, variable)
     except Exception as error:  # every framework has its own for a variable without value
         raise MissingTensorError(
-            f"block {name!r}: {key} cannot be read ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
+            f"{where} cannot be read ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
             "variables that hold values",
             "initialize the variables or load weights first",
         ) from error

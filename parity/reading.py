@@ -141,10 +141,7 @@ def inspect(
     exclude: Sequence[str] = (),
 ) -> Inspection:
     """What `read` would find in `source`, and what it would ask; the arguments are those of `read`."""
-    try:
-        contents, found = _detected(source, dialect, hints, include, exclude)
-    except detection.NothingFoundError:
-        contents, found = _contents(source), None
+    contents, found = _detected(source, dialect, hints, include, exclude, needed=False)
     own = [
         Inspected(block.name, (), block.spec, proved=block.probe.source if block.probe else None)
         for block in contents.blocks
@@ -176,8 +173,9 @@ def _detected(
     hints: Mapping[str, Any] | None,
     include: Sequence[str],
     exclude: Sequence[str],
+    needed: bool = True,
 ) -> tuple[Contents, Detection | None]:
-    """What `source` holds, and the blocks that had to be found in it."""
+    """What `source` holds, and the blocks that had to be found in it; None if there are none and none are `needed`."""
     given = _checked(hints)
     include, exclude = _patterns("include", include), _patterns("exclude", exclude)
     contents = _contents(source)
@@ -189,8 +187,12 @@ def _detected(
         return replace(contents, blocks=blocks), None
     if dialect is None:
         dialect = contents.dialect
-    found = detection.detect(contents.tensors, dialect, {**contents.hints, **given}, include, exclude)
-    return contents, found
+    try:
+        return contents, detection.detect(contents.tensors, dialect, {**contents.hints, **given}, include, exclude)
+    except detection.NothingFoundError:
+        if needed:
+            raise
+        return contents, None
 
 
 def _contents(source: Any) -> Contents:

@@ -29,7 +29,7 @@ def read(path: str) -> Contents:
     """
     tensors, metadata = exchange.read_tensors(path, mapped=True)
     if exchange.METADATA_KEY in metadata:
-        return Contents("exchange file", {}, tuple(exchange.read(path)))
+        return Contents("exchange file", {}, tuple(exchange.blocks_of(path, tensors, metadata)))
     return recording(path, tensors, metadata)
 
 

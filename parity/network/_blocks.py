@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from parity.detection import FIELDS, Found, detect
+from parity.detection import FIELDS, Found, detect, hints_for
 from parity.dialects import DIALECTS, Dialect
 from parity.errors import DialectError, ParityError
 from parity.loading import plain_name
@@ -46,7 +46,7 @@ def _specs(side: Side) -> dict[str, Spec]:
 
 def _find_foreign(side: Side, path: str, dialect: Dialect, hints: Mapping[str, Any]) -> None:
     """The block that the module at `path` is by its class; as plain layers where it is a variant without a spec."""
-    told, facts = _own_hints(path, hints), dict(side.network.facts.get(path, {}))
+    told, facts = hints_for(path, hints), dict(side.network.facts.get(path, {}))
     norm = facts.pop("norm", None)
     facts |= {NORM_FIELDS[dialect.block]: norm} if norm and dialect.block in NORM_FIELDS else {}
     against = [
@@ -91,7 +91,7 @@ def _find_wanted(side: Side, wanted: Mapping[str, Spec], hints: Mapping[str, Any
     for name in missing:
         path = None if plain_name(name) in have else _path(side, name)
         if path is not None:
-            side.foreign[path] = _wanted(side, path, _own_hints(path, hints))
+            side.foreign[path] = _wanted(side, path, hints_for(path, hints))
 
 
 def _wanted(side: Side, path: str, told: Mapping[str, Any]) -> Part:
@@ -124,14 +124,6 @@ def _open(side: Side, part: Part, told: Mapping[str, Any]) -> tuple[str, ...]:
             "tell gate and activation by hints=, or port it as your own code",
         )
     return tuple(name for name, function in own.items() if function and name not in told and function not in seen)
-
-
-def _own_hints(name: str, hints: Mapping[str, Any]) -> dict[str, Any]:
-    """The hints for all blocks, and those for a pattern that `name` fits."""
-    own = {key: value for key, value in hints.items() if key in FIELDS}
-    for pattern, value in hints.items():
-        own |= value if pattern not in FIELDS and fnmatchcase(name, pattern) else {}
-    return own
 
 
 def _path(side: Side, name: str) -> str | None:

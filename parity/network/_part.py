@@ -10,8 +10,8 @@ import numpy as np
 
 from parity.backends import Adapter
 from parity.block import kernels_first, kernels_last
-from parity.errors import InputError, MissingTensorError, ParityError
-from parity.loading import owner, shape_of, value_of
+from parity.errors import InputError, ParityError
+from parity.loading import owner, read_value, shape_of
 from parity.spec import LiveBlock
 
 Call = tuple[str, np.ndarray, np.ndarray]
@@ -97,14 +97,7 @@ class Side:
 
     def read(self, name: str, variable: Any) -> np.ndarray:
         """The value of a variable, as a copy."""
-        try:
-            return value_of(self.adapter, self.session, variable)
-        except Exception as error:  # every framework has its own for a variable without value
-            raise MissingTensorError(
-                f"{self.role} {name!r} cannot be read ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
-                "variables that hold values",
-                "initialize the variables or load weights first",
-            ) from error
+        return read_value(self.adapter, self.session, f"{self.role} {name!r}", variable)
 
     def record(self, inputs: Sequence[np.ndarray], names: Sequence[str]) -> tuple[list[np.ndarray], list[Call]]:
         """The outputs of the model, and the calls of its parts of `names`."""

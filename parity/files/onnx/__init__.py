@@ -43,13 +43,13 @@ def read(path: str) -> Contents:
     """
     found, walk = find(Graph(path))
     blocks = tuple(block.block() for block in found)
+    by_name = {block.name: block for block in found}
 
     def prove(chosen: list[Block]) -> list[Block]:
         from parity.probe import probe_input  # it reads files, too
 
         return [_with_probe(walk, by_name[block.name], probe_input(block)) for block in chosen]
 
-    by_name = {block.name: block for block in found}
     return Contents("ONNX graph", dict(_rest(walk, found)), blocks, prove=prove)
 
 
