@@ -128,6 +128,7 @@ def stepper(
     training: bool,
     data_format: str,
     learning_rate: float,
+    mode: str = "plain",
 ) -> Callable[[Any, Any, bool], tuple[Any, dict[str, Any]]]:
     """A function (x, cotangent or None, update) -> (output, gradients by name), all NumPy.
 

@@ -101,7 +101,13 @@ def write_variables(model: nn.Module, values: Iterable[tuple[torch.Tensor, Any]]
 
 
 def stepper(
-    model: nn.Module, variables: Mapping[str, torch.Tensor], *, training: bool, data_format: str, learning_rate: float
+    model: nn.Module,
+    variables: Mapping[str, torch.Tensor],
+    *,
+    training: bool,
+    data_format: str,
+    learning_rate: float,
+    mode: str = "plain",
 ) -> Callable[[Any, Any, bool], tuple[Any, dict[str, Any]]]:
     """A function (x, cotangent or None, update) -> (output, gradients by name), all NumPy.
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from parity.errors import BackendMissingError
+from parity.modes import PLAIN
 from parity.spec import LiveBlock, LiveNetwork, Spec
 
 DEVICES = ("cpu", "gpu")
@@ -56,9 +57,16 @@ class Adapter(Protocol):
         """Set variables to arrays of their shapes."""
 
     def stepper(
-        self, model: Any, variables: Mapping[str, Any], *, training: bool, data_format: str, learning_rate: float
+        self,
+        model: Any,
+        variables: Mapping[str, Any],
+        *,
+        training: bool,
+        data_format: str,
+        learning_rate: float,
+        mode: str = PLAIN,
     ) -> Callable[[Any, Any, bool], tuple[Any, dict[str, Any]]]:
-        """A function (x, cotangent or None, update) -> (output, gradients of <cotangent, output>)."""
+        """A function (x, cotangent or None, update) -> (output, gradients of <cotangent, output>), run in `mode`."""
 
 
 @dataclass(frozen=True)

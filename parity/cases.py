@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from parity import golden, oracle
 from parity.block import Block
 from parity.errors import SpecError
+from parity.modes import PLAIN
 from parity.oracle import Measured
 from parity.spec import DATA_FORMATS, SPECS, BatchNorm, Options, Spec, is_statistic
 from parity.tolerances import DTYPES, EPSILON, MARGIN
@@ -153,13 +154,15 @@ class Case:
     data_format: str
     dtype: str
     training: bool
+    mode: str = PLAIN
 
     @property
     def id(self) -> str:
         """The stable name: its parts joined by dashes."""
         layout = self.data_format.removeprefix("channels_")
-        mode = "train" if self.training else "eval"
-        return "-".join((self.block, self.variant, f"{self.spatial_dims}d", self.shape, layout, self.dtype, mode))
+        phase = "train" if self.training else "eval"
+        parts = [self.block, self.variant, f"{self.spatial_dims}d", self.shape, layout, self.dtype, phase]
+        return "-".join(parts if self.mode == PLAIN else [*parts, self.mode])
 
     @property
     def spec(self) -> Spec:
@@ -199,12 +202,12 @@ class RecordedCase:
     """A recording of real input or of somebody else's implementation, judged at the oracle's scale."""
 
     name: str
-    mode: str
+    phase: str
 
     @property
     def id(self) -> str:
         """The stable name."""
-        return f"recorded-{self.name}-{self.mode}"
+        return f"recorded-{self.name}-{self.phase}"
 
     @cached_property
     def _recording(self) -> golden.Recording:
@@ -233,11 +236,16 @@ class RecordedCase:
     @property
     def training(self) -> bool:
         """Whether statistics are used and updated."""
-        return self.mode == "train"
+        return self.phase == "train"
+
+    @property
+    def mode(self) -> str:
+        """How it runs."""
+        return PLAIN
 
     def _mended(self, name: str, value: NDArray) -> NDArray:
         is_gradient = name.startswith("grad.")
-        return golden.gradient(self._recording, name.removeprefix("grad."), self.mode) if is_gradient else value
+        return golden.gradient(self._recording, name.removeprefix("grad."), self.phase) if is_gradient else value
 
     def problem(self) -> Problem:
         """The recorded numbers, each with the magnitude that the oracle gives it."""
@@ -250,7 +258,7 @@ class RecordedCase:
             training=self.training,
             data_format=self.data_format,
         )
-        recorded = {name: self._mended(name, value) for name, value in recording.modes[self.mode].items()}
+        recorded = {name: self._mended(name, value) for name, value in recording.modes[self.phase].items()}
         expected = {
             name: Measured(np.asarray(recorded[name], np.float64), value.magnitude)
             for name, value in judged.items()

@@ -24,6 +24,7 @@ from parity import errors, exchange
 from parity.backends import ANY, DEVICE_ENVIRONMENT, DEVICES, ENVIRONMENT, find
 from parity.block import Block
 from parity.errors import BackendCrashedError, DeviceMissingError, InputError
+from parity.modes import PLAIN
 from parity.spec import AXIS_NAMES
 from parity.tolerances import DTYPES
 
@@ -79,6 +80,7 @@ class Worker:
         training: bool = False,
         dtype: str = "float64",
         data_format: str = "channels_first",
+        mode: str = PLAIN,
         steps: int = 0,
         learning_rate: float = 0.0,
     ) -> dict[str, NDArray]:
@@ -91,7 +93,7 @@ class Worker:
             self._send(
                 request
                 | {"spec": block.spec.to_json(), "training": training, "dtype": dtype, "data_format": data_format}
-                | {"steps": steps, "learning_rate": learning_rate}
+                | {"mode": mode, "steps": steps, "learning_rate": learning_rate}
             )
             return exchange.read_tensors(self._receive()["done"])[0]
 
@@ -205,6 +207,7 @@ def evaluate(
     dtype: str = "float64",
     data_format: str = "channels_first",
     device: str = "cpu",
+    mode: str = PLAIN,
     steps: int = 0,
     learning_rate: float = 0.0,
 ) -> Mapping[str, NDArray]:
@@ -219,6 +222,7 @@ def evaluate(
         dtype: "float64" or "float32".
         data_format: "channels_first" or "channels_last", of x, cotangent and results.
         device: "cpu" or "gpu".
+        mode: how it runs (`parity.modes`).
         steps: with a cotangent, this many steps of gradient descent on the same batch.
         learning_rate: of the steps.
 
@@ -263,6 +267,7 @@ def evaluate(
         training=training,
         dtype=dtype,
         data_format=data_format,
+        mode=mode,
         steps=steps,
         learning_rate=learning_rate,
     )

@@ -23,6 +23,7 @@ class Outcome:
     case: str
     block: str
     dtype: str
+    mode: str
     backend: str
     device: str
     comparisons: Sequence[Comparison] = ()
@@ -175,7 +176,9 @@ def judge(
 
 
 def _crashed(backend: str, device: str, case: AnyCase, error: ParityError) -> Outcome:
-    return Outcome(case.id, case.block, case.dtype, backend, device, error=f"{type(error).__name__}: {error}")
+    return Outcome(
+        case.id, case.block, case.dtype, case.mode, backend, device, error=f"{type(error).__name__}: {error}"
+    )
 
 
 def _outcome(case: AnyCase, problem: Problem, backend: str, device: str) -> Outcome:
@@ -189,10 +192,11 @@ def _outcome(case: AnyCase, problem: Problem, backend: str, device: str) -> Outc
             training=case.training,
             dtype=case.dtype,
             data_format=case.data_format,
+            mode=case.mode,
             steps=problem.steps,
             learning_rate=problem.learning_rate,
         )
     except ParityError as error:
         return _crashed(backend, device, case, error)
     comparisons = compare(problem.expected, got, dtype=case.dtype, device=device)
-    return Outcome(case.id, case.block, case.dtype, backend, device, comparisons)
+    return Outcome(case.id, case.block, case.dtype, case.mode, backend, device, comparisons)

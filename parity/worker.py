@@ -81,6 +81,7 @@ def _serve(adapter: Adapter, device: str, request: dict[str, Any]) -> None:
         dtype=request["dtype"],
         data_format=request["data_format"],
         device=device,
+        mode=request["mode"],
         steps=request["steps"],
         learning_rate=request["learning_rate"],
     )
@@ -97,6 +98,7 @@ def evaluate(
     dtype: str,
     data_format: str,
     device: str,
+    mode: str,
     steps: int,
     learning_rate: float,
 ) -> dict[str, np.ndarray]:
@@ -105,7 +107,7 @@ def evaluate(
     load_blocks(adapter, model, [block], {})
     ((_, live),) = adapter.find_blocks(model, {"block": block.spec}).items()
     step = adapter.stepper(
-        model, live.variables, training=training, data_format=data_format, learning_rate=learning_rate
+        model, live.variables, training=training, data_format=data_format, learning_rate=learning_rate, mode=mode
     )
 
     def canonical(name: str, value: object) -> np.ndarray:

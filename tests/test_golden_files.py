@@ -30,7 +30,7 @@ def failures(expected, got):
 
 def counters(case):
     """The numbers of batches that the original had counted after a recorded training pass."""
-    values = case._recording.modes[case.mode]
+    values = case._recording.modes[case.phase]
     return {key: value for key, value in values.items() if key.endswith("num_batches_tracked")}
 
 
