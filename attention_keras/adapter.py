@@ -46,14 +46,15 @@ def describe() -> dict[str, Any]:
     }
 
 
-def prepare(device: str) -> dict[str, Any]:
-    """Make this process deterministic and exact; the switches that were set."""
+def prepare(tf32: bool) -> dict[str, Any]:
+    """Make this process deterministic and, but for TF32 where that is asked for, exact; the switches that it set."""
     enable_float64()
     keras.utils.set_random_seed(0)
     engine = keras.backend.backend()
-    ENGINES[engine].prepare()
+    ENGINES[engine].prepare(tf32)
     # On a GPU, JAX is deterministic by a flag of its compiler alone, which a running process cannot set.
-    return {"deterministic": engine != "jax" or device == "cpu", "tf32": False, "float64": True}
+    is_random = engine == "jax" and ENGINES[engine].describe()[1] is not None
+    return {"deterministic": not is_random, "tf32": tf32, "float64": True}
 
 
 def owns(model: Any) -> bool:
@@ -178,12 +179,12 @@ class TensorFlow:
         return variable.value.device
 
     @staticmethod
-    def prepare() -> None:
-        """Determinism on, TF32 off."""
+    def prepare(tf32: bool) -> None:
+        """Determinism on, TF32 as asked for."""
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-        tf.config.experimental.enable_tensor_float_32_execution(False)
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
 
     @staticmethod
     def describe() -> tuple[str, str | None]:
@@ -239,11 +240,11 @@ class JAX:
         return next(iter(variable.value.devices()))
 
     @staticmethod
-    def prepare() -> None:
-        """TF32 off."""
+    def prepare(tf32: bool) -> None:
+        """TF32 as asked for."""
         import jax
 
-        jax.config.update("jax_default_matmul_precision", "highest")
+        jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tf32 else "highest")
 
     @staticmethod
     def describe() -> tuple[str, str | None]:
@@ -280,13 +281,13 @@ class Torch:
         return str(variable.value.device)
 
     @staticmethod
-    def prepare() -> None:
-        """Determinism on, TF32 off."""
+    def prepare(tf32: bool) -> None:
+        """Determinism on, TF32 as asked for."""
         import torch
 
         torch.use_deterministic_algorithms(True)
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
 
     @staticmethod
     def describe() -> tuple[str, str | None]:

@@ -49,13 +49,13 @@ def describe() -> dict[str, Any]:
     return {"framework": "tensorflow", "version": tf.__version__, "devices": devices}
 
 
-def prepare(device: str) -> dict[str, Any]:
-    """Make this process deterministic and exact; the switches that were set."""
+def prepare(tf32: bool) -> dict[str, Any]:
+    """Make this process deterministic and, but for TF32 where that is asked for, exact; the switches that it set."""
     tf.config.experimental.enable_op_determinism()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    tf.config.experimental.enable_tensor_float_32_execution(tf32)
     tf.random.set_seed(0)
     # TensorFlow reads this one when it is imported, so that here it can only be told.
-    return {"deterministic": True, "tf32": False, "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")}
+    return {"deterministic": True, "tf32": tf32, "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")}
 
 
 def owns(model: Any) -> bool:

@@ -41,12 +41,12 @@ def describe() -> dict[str, Any]:
     return {"framework": "torch", "version": torch.__version__, "devices": devices}
 
 
-def prepare(device: str) -> dict[str, Any]:
-    """Make this process deterministic and exact; the switches that were set."""
+def prepare(tf32: bool) -> dict[str, Any]:
+    """Make this process deterministic and, but for TF32 where that is asked for, exact; the switches that it set."""
     torch.use_deterministic_algorithms(True)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    return {"deterministic": True, "tf32": False}
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    return {"deterministic": True, "tf32": tf32}
 
 
 def owns(model: Any) -> bool:

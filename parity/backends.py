@@ -14,7 +14,8 @@ from parity.errors import BackendMissingError
 from parity.modes import PLAIN
 from parity.spec import LiveBlock, LiveNetwork, Spec
 
-DEVICES = ("cpu", "gpu")
+# The last is a GPU whose float32 products are rounded to TF32 first, as many users' programs have it.
+DEVICES = ("cpu", "gpu", "gpu-tf32")
 ANY = "any"  # of a worker that only describes what it sees
 
 
@@ -30,8 +31,8 @@ class Adapter(Protocol):
     def describe(self) -> dict[str, Any]:
         """The framework, its version, and its devices: {"cpu": name, "gpu": name}."""
 
-    def prepare(self, device: str) -> dict[str, Any]:
-        """Make this process deterministic and exact; the switches that were set."""
+    def prepare(self, tf32: bool) -> dict[str, Any]:
+        """Make this process deterministic and, but for TF32 where that is asked for, exact; the switches that it set."""
 
     def owns(self, model: Any) -> bool:
         """Whether `model` is a live model of this framework."""
@@ -114,8 +115,8 @@ BACKENDS: dict[str, Backend] = {
     )
 }
 
-# Of every worker: one thread and no reordering kernels, so that a run repeats bit by bit; quiet logs; TF32 off; GPU
-# memory taken as needed.
+# Of every worker: one thread and no reordering kernels, so that a run repeats bit by bit; quiet logs; GPU memory taken
+# as needed.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TF_NUM_INTRAOP_THREADS": "1",
@@ -124,19 +125,26 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    "NVIDIA_TF32_OVERRIDE": "0",
-    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 
+NO_TF32 = {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+# XLA folds the factor behind a convolution into cuDNN's, rounded to float32 in float64 too: a hard sigmoid of slope
+# 0.2 behind ECA's convolution is then off by 1e-8.
+NO_FOLDING = {"XLA_FLAGS": "--xla_disable_hlo_passes=cudnn-fused-convolution-rewriter"}
+
 DEVICE_ENVIRONMENT = {
     # So that a CPU run on a machine with a GPU cannot stray onto it.
-    "cpu": {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"},
-    # XLA folds the factor behind a convolution into cuDNN's, rounded to float32 in float64 too: a hard sigmoid of slope
-    # 0.2 behind ECA's convolution is then off by 1e-8.
-    "gpu": {"XLA_FLAGS": "--xla_disable_hlo_passes=cudnn-fused-convolution-rewriter"},
+    "cpu": NO_TF32 | {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"},
+    "gpu": NO_TF32 | NO_FOLDING,
+    "gpu-tf32": NO_FOLDING | {"JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"},
     ANY: {},
 }
+
+
+def kind_of(device: str) -> str:
+    """"cpu" or "gpu": what an adapter knows of one of `DEVICES`."""
+    return device.removesuffix("-tf32")
 
 
 def find(name: str) -> Backend:

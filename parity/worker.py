@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from parity import exchange
-from parity.backends import ANY, BACKENDS, Adapter
+from parity.backends import ANY, BACKENDS, Adapter, kind_of
 from parity.block import Block, kernels_first
 from parity.errors import DeviceMissingError, ParityError
 from parity.loading import load_blocks
@@ -48,7 +48,8 @@ def _guarded(function: Any, request: Any) -> dict[str, Any]:
         return function(request)
     except Exception as error:  # whatever a framework raises belongs to this one request
         kind = type(error).__name__ if isinstance(error, ParityError) else ""
-        return {"error": kind, "message": str(error), "traceback": traceback.format_exc()}
+        told = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        return {"error": kind} | told
 
 
 def _send(connection: Connection, answer: dict[str, Any]) -> None:
@@ -59,13 +60,13 @@ def _prepare(adapter: Adapter, backend: str, device: str) -> dict[str, Any]:
     found = adapter.describe()
     if device == ANY:
         return found
-    if device not in found["devices"]:
+    if kind_of(device) not in found["devices"]:
         raise DeviceMissingError(
             f"backend {backend!r} sees no {device}",
             f"one of its devices: {', '.join(found['devices'])}",
             "run on the cpu, or install the framework's GPU build on a machine with a GPU",
         )
-    return found | {"switches": adapter.prepare(device)}
+    return found | {"switches": adapter.prepare(tf32=device.endswith("tf32"))}
 
 
 def _serve(adapter: Adapter, device: str, request: dict[str, Any]) -> None:
@@ -103,7 +104,7 @@ def evaluate(
     learning_rate: float,
 ) -> dict[str, np.ndarray]:
     """The results of one block by name, as `parity.evaluate` tells them, in canonical layout."""
-    model = adapter.build(block.spec, shape=x.shape, data_format=data_format, dtype=dtype, device=device)
+    model = adapter.build(block.spec, shape=x.shape, data_format=data_format, dtype=dtype, device=kind_of(device))
     load_blocks(adapter, model, [block], {})
     ((_, live),) = adapter.find_blocks(model, {"block": block.spec}).items()
     step = adapter.stepper(

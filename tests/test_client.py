@@ -25,7 +25,7 @@ ADAPTER = """
 import os, sys, time
 KERNELS_LAST = False
 def describe(): return {"framework": "toy", "version": "1", "devices": {"cpu": "cpu"}}
-def prepare(device): return {}
+def prepare(tf32): return {}
 def owns(model): return model == "model"
 def build(spec, **_): BUILD
 def find_blocks(model, wanted): raise RuntimeError("not reached")
