@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from parity.spec import AXIS_NAMES, InputError, Options, channel_axis, check_data_format
+
+# The lowest number of a dtype: an infinity would be no JSON in the configuration of a model.
+LOWEST = {"float32": -(2 - 2.0**-23) * 2.0**127, "float64": -(2 - 2.0**-52) * 2.0**1023}
 
 
 def choose_data_format(data_format: str | None) -> str:
@@ -32,3 +36,37 @@ def resolve(options: Options, shape: Sequence[int | None], data_format: str) -> 
     spec = options.resolve(channels, spatial_dims)
     spec.check_input(shape, data_format)
     return spec
+
+
+def is_half(x: Any) -> bool:
+    """Whether x is of half precision."""
+    return keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")
+
+
+def maximum(x: Any, axes: int | Sequence[int]) -> Any:
+    """The maximum of x over `axes`; tied elements share the gradient evenly."""
+    # Not max pooling, which gives all of it to one.
+    if keras.backend.backend() == "torch":
+        return ops.amax(x, axes)  # not ops.max, which refuses an empty batch
+    if is_half(x):
+        # The gradient divides by the number of ties, which TensorFlow and JAX count in the dtype of x.
+        return ops.cast(maximum(ops.cast(x, "float32"), axes), x.dtype)
+    if keras.backend.backend() == "tensorflow":
+        # Without an initial value, an eager TensorFlow refuses an empty batch.
+        return ops.max(x, axes, initial=LOWEST[keras.backend.standardize_dtype(x.dtype)])
+    return ops.max(x, axes)
+
+
+def add(u: Any, v: Any) -> Any:
+    """u + v, both of shape (N, C)."""
+    if keras.backend.backend() == "tensorflow":
+        return ops.sum(ops.stack([u, v]), axis=0)  # ops.add takes an empty batch for a bias, and refuses it
+    return u + v
+
+
+def scale(x: Any, s: Any) -> Any:
+    """x * s, for a map x and a gate s that is broadcast over it."""
+    if is_half(x) and keras.backend.backend() == "jax":
+        # The gradient of s is a sum over the map, which XLA adds up in the dtype of the product. The casts it fuses.
+        return ops.cast(ops.cast(x, "float32") * ops.cast(s, "float32"), x.dtype)
+    return x * s

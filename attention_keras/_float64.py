@@ -46,7 +46,8 @@ def enable_float64() -> None:
 
 def _keep_kernels_contiguous() -> None:
     # PyTorch's own convolution on the CPU, which float64 and float16 use, has no gradient for a kernel in channels-last
-    # memory ("slow_conv2d: grad_weight must be contiguous"), which is how Keras lays it out.
+    # memory ("slow_conv2d: grad_weight must be contiguous"), which is how Keras lays it out; and oneDNN's conv3d, which
+    # bfloat16 uses, a gradient of memory never written.
     nn: Any = importlib.import_module("keras.src.backend.torch.nn")
     convert = getattr(nn, "_maybe_convert_to_channels_last", None)
     if convert is None or hasattr(convert, "mended"):
@@ -54,8 +55,8 @@ def _keep_kernels_contiguous() -> None:
 
     def mended(tensor: Any) -> Any:
         dtype = keras.backend.standardize_dtype(tensor.dtype)
-        is_refused = tensor.device.type == "cpu" and dtype in ("float64", "float16")
-        return tensor.contiguous() if is_refused else convert(tensor)
+        is_wrong = dtype in ("float64", "float16") or (dtype == "bfloat16" and tensor.ndim == 5)
+        return tensor.contiguous() if is_wrong and tensor.device.type == "cpu" else convert(tensor)
 
     mended.mended = True  # type: ignore[attr-defined]
     nn._maybe_convert_to_channels_last = mended

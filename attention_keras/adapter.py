@@ -62,15 +62,17 @@ def owns(model: Any) -> bool:
     return isinstance(model, keras.layers.Layer)
 
 
-def build(block: Callable[[Any], Any], *, shape: tuple[int, ...], dtype: str, device: str) -> keras.Model:
+def build(block: Callable[[Any], Any], *, shape: tuple[int | None, ...], dtype: str, device: str) -> keras.Model:
     """A model of `block`, a function of a Keras tensor, for an input of `shape` and any batch size.
 
     Its kernels are zeros: they are about to be loaded, and JAX would compile random ones anew for each shape, which
     takes half the time of a case.
     """
     zeros = patch.object(keras.initializers.GlorotUniform, "__call__", keras.initializers.Zeros.__call__)
-    with keras.device(f"{device}:0"), zeros:
-        x = keras.Input(shape[1:], dtype=dtype)
+    # To PyTorch "cpu:0" is another device than "cpu", and what has moved between devices is no nn.Parameter any more.
+    place = "cpu" if device == "cpu" and keras.backend.backend() == "torch" else f"{device}:0"
+    with keras.device(place), zeros:
+        x = keras.Input(shape[1:], dtype=keras.dtype_policies.get(dtype).compute_dtype)
         return keras.Model(x, block(x))
 
 
@@ -136,22 +138,35 @@ def stepper(
     The gradients are those of <cotangent, output>, of "input" and of every parameter; `update` then takes one step of
     gradient descent. In training mode each call updates the running statistics.
     """
-    parameters = {name: variable for name, variable in variables.items() if not is_statistic(name)}
-    statistics = [variable for name, variable in variables.items() if is_statistic(name)]
     engine = ENGINES[keras.backend.backend()]
-    device = engine.device(next(iter(parameters.values())))
-    compute = engine(model, list(parameters.values()), statistics, training)
+    device = engine.device(next(iter(variables.values())))
+    own: Mapping[str, Any] = variables
+    compute: Any = engine(model, *split(variables), training) if mode == "plain" else None
 
     def step(x: Any, cotangent: Any, update: bool) -> tuple[Any, dict[str, Any]]:
+        nonlocal compute, own
         with keras.device(device):
+            if compute is None:
+                from attention_keras import _modes
+
+                compute, own = _modes.prepare(mode, engine, model, variables, training, x)
+            parameters = {name: variable for name, variable in own.items() if not is_statistic(name)}
             output, slopes = compute(x, cotangent)
             slopes = [ops.convert_to_numpy(slope) for slope in slopes]
             if update and slopes:
                 for variable, slope in zip(parameters.values(), slopes[1:], strict=True):
                     variable.assign(ops.convert_to_numpy(variable) - learning_rate * slope)
+            if own is not variables:  # they are read from the model that was asked for
+                write_variables(model, ((variables[name], ops.convert_to_numpy(own[name])) for name in variables))
             return ops.convert_to_numpy(output), dict(zip(("input", *parameters), slopes, strict=False))
 
     return step
+
+
+def split(variables: Mapping[str, Any]) -> tuple[list, list]:
+    """The parameters, and the running statistics."""
+    parameters = [variable for name, variable in variables.items() if not is_statistic(name)]
+    return parameters, [variable for name, variable in variables.items() if is_statistic(name)]
 
 
 class TensorFlow:
@@ -266,14 +281,13 @@ class Torch:
         import torch
 
         device = self.parameters[0].value.device
-        x = torch.tensor(x, device=device, requires_grad=cotangent is not None)
+        x = ops.convert_to_tensor(x).to(device).requires_grad_(cotangent is not None)
         output = self.model(x, training=self.training)
         if cotangent is None:
             return output, []
         values = [x, *(variable.value for variable in self.parameters)]
-        return output, list(
-            torch.autograd.grad(output, values, torch.tensor(cotangent, dtype=output.dtype, device=device))
-        )
+        cotangent = ops.convert_to_tensor(cotangent).to(device, output.dtype)
+        return output, list(torch.autograd.grad(output, values, cotangent))
 
     @staticmethod
     def device(variable: keras.Variable) -> str:

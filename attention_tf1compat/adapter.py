@@ -63,8 +63,14 @@ def owns(model: Any) -> bool:
     return isinstance(model, tf.compat.v1.Session | tf.compat.v1.InteractiveSession)
 
 
-def build(spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, device: str) -> tf.compat.v1.Session:
+def build(spec: Spec, *, shape: tuple[int | None, ...], data_format: str, dtype: str, device: str) -> tf.compat.v1.Session:
     """A session over a fresh graph that holds the one block of `spec`, for an input of `shape`."""
+    if dtype.startswith("mixed_"):
+        raise InputError(
+            f"received dtype {dtype!r}",
+            "a floating dtype: a function of this package takes x in the dtype of its weights",
+            "raw TensorFlow mixes dtypes by a rewriter of whole graphs for GPUs (auto_mixed_precision) alone",
+        )
     if device == "gpu" and not tf.config.list_physical_devices("GPU"):
         raise InputError("received device='gpu'", "a GPU that TensorFlow sees")
     with tf.Graph().as_default() as graph, tf.device(DEVICES[device]):
@@ -150,6 +156,12 @@ def stepper(
     The gradients are those of <cotangent, output>, of "input" and of every parameter; `update` then takes one step of
     gradient descent. In training mode each call updates the running statistics.
     """
+    if mode != "plain":
+        from attention_tf1compat import _modes
+
+        return _modes.stepper(
+            mode, model, variables, training=training, data_format=data_format, learning_rate=learning_rate
+        )
     graph = model.graph
     parameters = {name: variable for name, variable in variables.items() if not is_statistic(name)}
     (x,) = graph.get_collection(INPUT)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from attention_torch._norm import Host
 from parity.spec import Spec, check_spec_of, spatial_axes
 
 
-class Block(nn.Module):
+class Block(Host):
     """A module that knows its spec and checks its input."""
 
     def __init__(self, spec: Spec) -> None:

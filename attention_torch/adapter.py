@@ -54,10 +54,26 @@ def owns(model: Any) -> bool:
     return isinstance(model, nn.Module)
 
 
-def build(spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, device: str) -> nn.Module:
-    """A model that is the one block of `spec`, for an input of `shape`."""
+def build(spec: Spec, *, shape: tuple[int | None, ...], data_format: str, dtype: str, device: str) -> nn.Module:
+    """A model that is the one block of `spec`, for an input of `shape`; with weights in float32 for a mixed dtype."""
     block: type[Block] = getattr(attention_torch, spec.options_class.class_name)
-    return block.from_spec(spec, device="cuda" if device == "gpu" else device, dtype=getattr(torch, dtype))
+    mixed, compute = dtype.startswith("mixed_"), getattr(torch, dtype.removeprefix("mixed_"))
+    device = "cuda" if device == "gpu" else device
+    made = block.from_spec(spec, device=device, dtype=torch.float32 if mixed else compute)
+    return Autocast(made, compute) if mixed else made
+
+
+class Autocast(nn.Module):
+    """A block as mixed precision runs it: `torch.autocast` casts the weights of its linear maps as they are used."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.block, self.dtype = block, dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """y, in the dtype of x."""
+        with torch.autocast(x.device.type, self.dtype):
+            return self.block(x)
 
 
 def find_blocks(model: nn.Module, wanted: Mapping[str, Spec]) -> dict[str, LiveBlock]:
@@ -89,8 +105,7 @@ def _variable(module: nn.Module, name: str) -> torch.Tensor:
 
 def read_variable(model: nn.Module, variable: torch.Tensor) -> Any:
     """The value of a variable as a NumPy array; a bfloat16 one as its bits, uint16."""
-    value = variable.detach().cpu()
-    return value.view(torch.uint16).numpy() if value.dtype == torch.bfloat16 else value.numpy()
+    return from_tensor(variable)
 
 
 def write_variables(model: nn.Module, values: Iterable[tuple[torch.Tensor, Any]]) -> None:
@@ -98,6 +113,19 @@ def write_variables(model: nn.Module, values: Iterable[tuple[torch.Tensor, Any]]
     with torch.no_grad():
         for variable, value in values:
             variable.copy_(torch.tensor(value))
+
+
+def to_tensor(array: Any, device: torch.device) -> torch.Tensor:
+    """A NumPy array, of bfloat16 too, as a tensor of its own memory."""
+    if array.dtype.name == "bfloat16":  # unknown to PyTorch: its bits are not
+        return torch.tensor(array.view("int16"), device=device).view(torch.bfloat16)
+    return torch.tensor(array, device=device)
+
+
+def from_tensor(tensor: torch.Tensor) -> Any:
+    """A tensor as a NumPy array; a bfloat16 one as its bits, uint16."""
+    value = tensor.detach().cpu()
+    return value.view(torch.uint16).numpy() if value.dtype == torch.bfloat16 else value.numpy()
 
 
 def stepper(
@@ -115,30 +143,41 @@ def stepper(
     gradient descent. In training mode each call updates the running statistics.
     """
     model.train(training)
-    parameters: dict[str, Any] = {name: variable for name, variable in variables.items() if not is_statistic(name)}
-    optimizer = torch.optim.SGD(parameters.values(), learning_rate)
+    run: Any = model
+    own: Mapping[str, Any] = variables
     device = next(model.parameters()).device
 
     def tensor(array: Any) -> torch.Tensor:
-        value = torch.tensor(array, device=device)
+        value = to_tensor(array, device)
         # A view: a channels-last array becomes a tensor in channels-last memory, not a transposed copy.
         return value.movedim(-1, 1) if data_format == "channels_last" else value
 
     def array(value: Any) -> Any:
         value = value.movedim(1, -1) if data_format == "channels_last" else value
-        return value.detach().cpu().numpy()
+        return from_tensor(value)
 
     def step(x: Any, cotangent: Any, update: bool) -> tuple[Any, dict[str, Any]]:
+        nonlocal run, own
         source = tensor(x).requires_grad_(cotangent is not None)
-        output = model(source)
-        if cotangent is None:
-            return array(output), {}
-        optimizer.zero_grad()
-        output.backward(tensor(cotangent))
-        gradients = {"input": array(source.grad)}
-        gradients |= {name: variable.grad.cpu().numpy().copy() for name, variable in parameters.items()}
-        if update:
-            optimizer.step()
+        if mode != "plain" and run is model:
+            from attention_torch import _modes
+
+            run, own = _modes.prepare(mode, model, variables, source.detach())
+        output = run(source)
+        parameters = {name: variable for name, variable in own.items() if not is_statistic(name)}
+        gradients = {}
+        if cotangent is not None:
+            optimizer = torch.optim.SGD(parameters.values(), learning_rate)
+            optimizer.zero_grad()
+            output.backward(tensor(cotangent))
+            gradients = {"input": array(source.grad)}
+            gradients |= {name: from_tensor(variable.grad).copy() for name, variable in parameters.items()}
+            if update:
+                optimizer.step()
+        if own is not variables:  # they are read from the model that was asked for
+            with torch.no_grad():
+                for name, variable in variables.items():
+                    variable.copy_(own[name])
         return array(output), gradients
 
     return step

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_torch._block import Block, broadcast
 from attention_torch._gate import apply_activation, apply_gate
-from attention_torch._norm import BatchNormalization
+from attention_torch._norm import BatchNormalization, Host
 from parity.spec import BatchNorm, CBAMOptions, CBAMSpec, Gate
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -137,7 +137,7 @@ class ChannelAttention(nn.Module):
         return self.fc2(apply_activation(self.fc1(z), self.spec.activation))
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(Host):
     """The spatial half: m of shape (N, 1, *spatial) from the map that it is to judge."""
 
     def __init__(
@@ -162,6 +162,9 @@ class SpatialAttention(nn.Module):
         p = x
         if self.spec.spatial_features == "pooled":
             p = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
+        if p.ndim == 5 and p.is_cpu:
+            # Of a channels-last map in bfloat16, conv3d on the CPU gives a kernel gradient of memory never written.
+            p = p.contiguous()
         u = self.conv(p)
         u = self.norm(u) if self.norm else u
         return apply_gate(u, self.spec.gate)

@@ -22,7 +22,8 @@ ANY = "any"  # of a worker that only describes what it sees
 class Adapter(Protocol):
     """What a backend's package offers to the harness, as functions of its module ``adapter``.
 
-    Arrays are NumPy; gradients and variables are in the framework's own layout, named by canonical parameter.
+    Arrays are NumPy; gradients and variables are in the framework's own layout, named by canonical parameter. bfloat16
+    comes in as arrays of ml_dtypes, and goes out as those or as its bits, uint16.
     """
 
     KERNELS_LAST: bool
@@ -37,8 +38,12 @@ class Adapter(Protocol):
     def owns(self, model: Any) -> bool:
         """Whether `model` is a live model of this framework."""
 
-    def build(self, spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, device: str) -> Any:
-        """A live model that is one block."""
+    def build(
+        self, spec: Spec, *, shape: tuple[int | None, ...], data_format: str, dtype: str, device: str
+    ) -> Any:
+        """A live model that is one block, for maps of `shape`, where None is any size; `dtype` is one of
+        `parity.tolerances.PRECISIONS`.
+        """
 
     def find_blocks(self, model: Any, wanted: Mapping[str, Spec]) -> dict[str, LiveBlock]:
         """The blocks of a live model by name; `wanted` helps where the model does not carry specs."""

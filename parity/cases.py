@@ -8,7 +8,9 @@ Every case has a stable id from which its numbers are drawn, so that one case ca
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,10 +24,10 @@ from numpy.typing import NDArray
 from parity import golden, oracle
 from parity.block import Block
 from parity.errors import SpecError
-from parity.modes import PLAIN
+from parity.modes import MODES, PLAIN
 from parity.oracle import Measured
 from parity.spec import DATA_FORMATS, SPECS, BatchNorm, Options, Spec, is_statistic
-from parity.tolerances import DTYPES, EPSILON, MARGIN
+from parity.tolerances import DTYPES, HALF_DTYPES, PRECISIONS, Precision
 
 STEPS = 3
 
@@ -128,11 +130,17 @@ SHAPES = {
 }
 
 
+# Beside "odd", those at which half precision is run: ill-conditioned statistics, ties that are zeros, long sums.
+HALF_SHAPES = ("point", "ties", "large")
+
+
 @dataclass(frozen=True)
 class Problem:
     """All that a backend is given, and all that it should give back.
 
-    `expected` holds the oracle's arrays by name, in float64, each with its magnitude.
+    `expected` holds the oracle's arrays by name, in float64, each with its magnitude. With `by_norm`, gradients and the
+    steps that follow them are judged by their relative L2 error: single elements may hang on a comparison that rounding
+    turns.
     """
 
     block: Block
@@ -141,6 +149,18 @@ class Problem:
     learning_rate: float
     steps: int
     expected: Mapping[str, Measured]
+    by_norm: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that backends are given: where two machines drew the same numbers, it is the same."""
+        parts = {"x": self.x, "cotangent": self.cotangent} | dict(self.block.tensors)
+        digest = hashlib.sha256(json.dumps([self.block.spec.to_json(), self.learning_rate, self.steps]).encode())
+        for name, value in parts.items():
+            if value is not None:
+                digest.update(f"{name} {value.dtype} {value.shape}".encode())
+                digest.update(value.tobytes())
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -169,19 +189,45 @@ class Case:
         """The spec of its block."""
         return OPTIONS[self.block][self.variant].resolve(SHAPES[self.shape].channels, self.spatial_dims)
 
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+        return PRECISIONS[self.dtype]
+
     def problem(self) -> Problem:
-        """Its numbers: the first draw in which nothing is dead and no comparison is a close call."""
+        """Its numbers: the first draw in which nothing is dead and no comparison is a close call.
+
+        The oracle is given what the backends are given: numbers that the dtype holds. What they round on the way (the
+        refined map of CBAM, say, before its maxima are taken) it does not round; the magnitude counts it, so that a
+        comparison whose margin is several epsilons goes the same way for all. Where no draw has such margins, as in
+        half precision with a ReLU behind a norm or on a large map, gradients are judged by their norm.
+        """
         steps = STEPS if self.training else 0
-        for attempt in range(100):
-            tensors, x, cotangent = draw = _draw(self, np.random.default_rng([zlib.crc32(self.id.encode()), attempt]))
+        undecided: Problem | None = None
+        for attempt in range(self._draws):
+            rng = np.random.default_rng([zlib.crc32(self.id.encode()), attempt])
+            # In half precision, when nothing else helps, a smaller map: its hidden units stay clear of far kinks.
+            size = 0.25 if self.precision.is_half and 2 * attempt >= self._draws else 1.0
+            tensors, x, cotangent = draw = _draw(self, rng, size)
             expected = self._judge(draw)
             if not _alive(self.spec, expected, self.training, SHAPES[self.shape]):
                 continue
             rate = _learning_rate(tensors, expected)
             expected = self._judge(draw, rate, steps) if steps else expected
-            if min(value.margin for value in expected.values()) > MARGIN * EPSILON[self.dtype]:
-                return Problem(Block("block", self.spec, tensors), x, cotangent, rate, steps, expected)
-        raise SpecError(f"case {self.id}: no draw of 100 has every parameter alive and every comparison decided")
+            block = Block("block", self.spec, tensors)
+            if min(value.margin for value in expected.values()) > self.precision.margin:
+                return Problem(block, x, cotangent, rate, steps, expected)
+            undecided = undecided or Problem(block, x, cotangent, rate, steps, expected, by_norm=True)
+        if undecided and self.precision.is_half:
+            return undecided
+        raise SpecError(
+            f"case {self.id}: no draw of {self._draws} has every parameter alive and every comparison decided"
+        )
+
+    @property
+    def _draws(self) -> int:
+        """How many draws are tried; the large map is not worth many in half precision, where none would do."""
+        return 3 if self.shape == "large" and self.precision.is_half else 100
 
     def _judge(self, draw: tuple[dict, NDArray, NDArray], rate: float = 0.0, steps: int = 0) -> dict[str, Measured]:
         tensors, x, cotangent = draw
@@ -282,17 +328,22 @@ def recorded() -> list[RecordedCase]:
 
 
 def everything() -> Iterator[Case]:
-    """The whole product."""
+    """The whole product; in half precision, of the shapes at which it is run."""
     for block, variants in OPTIONS.items():
         for variant, (shape, sizes) in itertools.product(variants, SHAPES.items()):
             for cell in itertools.product(sizes.ranks, DATA_FORMATS, DTYPES, (False, True)):
                 rank, data_format, dtype, training = cell
                 yield Case(block, variant, rank, shape, data_format, dtype, training)
+            if shape == "odd" or (variant == "default" and shape in HALF_SHAPES):
+                for cell in itertools.product(sizes.ranks, DATA_FORMATS, HALF_DTYPES, (False, True)):
+                    rank, data_format, dtype, training = cell
+                    yield Case(block, variant, rank, shape, data_format, dtype, training)
 
 
 def standard() -> list[AnyCase]:
     """The matrix of a normal run: the recordings, each default over the whole product, and every variant and every
-    shape with each rank, in combinations of format, dtype and mode that take turns.
+    shape with each rank, in combinations of format, dtype and phase that take turns; the half-precision cases; and those
+    of the modes.
     """
     chosen: list[AnyCase] = list(recorded())
     cells = list(itertools.product((1, 2, 3), (False, True)))
@@ -306,7 +357,49 @@ def standard() -> list[AnyCase]:
                 if rank in SHAPES[shape].ranks:
                     data_format, _ = _turn(number, rank, training)
                     chosen.append(Case(block, "default", rank, shape, data_format, dtype, training))
+    return chosen + half() + in_modes()
+
+
+def half() -> list[Case]:
+    """The half-precision cases of a normal run: each default with every rank, dtype and mode, every third variant, and
+    the shapes at which half precision is hard.
+    """
+    chosen = []
+    for block, variants in OPTIONS.items():
+        for rank, training, dtype in itertools.product((1, 2, 3), (False, True), HALF_DTYPES):
+            data_format = DATA_FORMATS[(rank + training + HALF_DTYPES.index(dtype)) % 2]
+            chosen.append(Case(block, "default", rank, "odd", data_format, dtype, training))
+        some = [(variant, "odd") for variant in list(variants)[1::3]]
+        for number, (variant, shape) in enumerate([*some, *(("default", shape) for shape in HALF_SHAPES)]):
+            dtype = HALF_DTYPES[(number + len(some)) % 4]
+            chosen.append(Case(block, variant, 2, shape, DATA_FORMATS[number % 2], dtype, number // 2 % 2 == 0))
     return chosen
+
+
+def in_modes() -> list[Case]:
+    """The cases of the modes of a normal run: for each block and mode the defaults in both dtypes, and a variant of
+    another rank. Formats and phases, ranks and variants take turns, because some of these cases take seconds.
+    """
+    chosen = []
+    modes = [mode for mode in MODES.values() if mode.id != PLAIN]
+    for (row, (block, variants)), (column, mode) in itertools.product(enumerate(OPTIONS.items()), enumerate(modes)):
+        others = list(variants)[1:] or ["default"]
+        cells = [("default", 2, dtype) for dtype in DTYPES]
+        cells.append((others[(row + column) % len(others)], (1, 3)[(row + column) % 2], DTYPES[column % 2]))
+        for number, (variant, rank, dtype) in enumerate(cells):
+            training = not mode.inference_only and (row + column + number) % 2 == 0
+            data_format = DATA_FORMATS[(row + number // 2 + training) % 2]
+            chosen.append(Case(block, variant, rank, "odd", data_format, dtype, training, mode.id))
+    return chosen
+
+
+def everything_in_modes() -> Iterator[Case]:
+    """The whole product of the modes but the plain one, at the one shape at which they run."""
+    for block, variants in OPTIONS.items():
+        cells = itertools.product(variants, SHAPES["odd"].ranks, DATA_FORMATS, PRECISIONS, (False, True), MODES.values())
+        for variant, rank, data_format, dtype, training, mode in cells:
+            if mode.id != PLAIN and not (training and mode.inference_only):
+                yield Case(block, variant, rank, "odd", data_format, dtype, training, mode.id)
 
 
 def _turn(number: int, rank: int, training: bool) -> tuple[str, str]:
@@ -317,24 +410,32 @@ def _turn(number: int, rank: int, training: bool) -> tuple[str, str]:
 
 def find(name: str) -> AnyCase:
     """The case of this id; raises `SpecError` when there is none."""
-    candidates: list[AnyCase] = [*recorded(), *everything()]
-    for case in candidates:
+    for case in itertools.chain[AnyCase](recorded(), everything(), everything_in_modes()):
         if case.id == name:
             return case
     raise SpecError(f"received case {name!r}", "an id as `parity run` prints them", "see `parity run --list`")
 
 
-def _draw(case: Case, rng: np.random.Generator) -> tuple[dict[str, NDArray], NDArray, NDArray]:
+def _draw(case: Case, rng: np.random.Generator, scale: float = 1.0) -> tuple[dict[str, NDArray], NDArray, NDArray]:
     shape = SHAPES[case.shape]
     size = (shape.batch, shape.channels, *shape.sizes[3 - case.spatial_dims :])
-    tensors = {name: _weight(name, extent, rng).astype(case.dtype) for name, extent in case.spec.parameters().items()}
-    x = _feature_map(size, shape.pattern, rng)
+    precision = case.precision
+    tensors = {
+        # Mixed precision rounds the weights as it uses them: these lose nothing by it.
+        name: _weight(name, extent, rng).astype(precision.compute).astype(precision.variables)
+        for name, extent in case.spec.parameters().items()
+    }
+    # Among random numbers some maxima are closer than half precision can tell.
+    pattern = "dominant" if precision.is_half and shape.pattern == "regular" else shape.pattern
+    x = scale * _feature_map(size, pattern, rng)
     # A white cotangent would cancel itself in every sum over the map, and leave gradients that only rounding tells
     # apart.
     cotangent = _feature_map(size, "regular", rng)
+    if precision.is_half and case.shape == "large":
+        cotangent /= 2**11  # nearly a mean over the map, as of most losses: the sums of float16 would overflow
     if case.data_format == "channels_last":
         x, cotangent = np.moveaxis(x, 1, -1), np.moveaxis(cotangent, 1, -1)
-    return tensors, np.ascontiguousarray(x, case.dtype), np.ascontiguousarray(cotangent, case.dtype)
+    return tensors, np.ascontiguousarray(x, precision.compute), np.ascontiguousarray(cotangent, precision.compute)
 
 
 def _weight(name: str, extent: tuple[int, ...], rng: np.random.Generator) -> NDArray:

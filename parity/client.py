@@ -23,13 +23,11 @@ from numpy.typing import ArrayLike, NDArray
 from parity import errors, exchange
 from parity.backends import ANY, DEVICE_ENVIRONMENT, DEVICES, ENVIRONMENT, find
 from parity.block import Block
-from parity.errors import BackendCrashedError, DeviceMissingError, InputError
-from parity.modes import PLAIN
+from parity.errors import BackendCrashedError, BackendDiedError, DeviceMissingError, InputError, ModeMissingError
+from parity.faults import NORMAL, Limits, ending, is_out_of_memory
+from parity.modes import MODES, PLAIN, impossible
 from parity.spec import AXIS_NAMES
-from parity.tolerances import DTYPES
-
-# Longer than any framework takes to import, or any case to run, on a slow machine.
-PATIENCE_SECONDS = 600.0
+from parity.tolerances import PRECISIONS
 
 
 class Worker:
@@ -38,19 +36,20 @@ class Worker:
     Args:
         backend: its id.
         device: "cpu" or "gpu".
-        patience: how many seconds one answer may take before the process is given up as hung.
+        limits: how long one answer may take, and how much memory.
 
     Raises:
         BackendMissingError: when the backend is unknown or not installed.
         DeviceMissingError: when its framework does not see the device.
-        BackendCrashedError: when the process dies, hangs or cannot start.
+        BackendCrashedError: when the process cannot start.
+        BackendDiedError: when it is killed, ends, hangs or runs out of memory.
     """
 
-    def __init__(self, backend: str, device: str = "cpu", patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, backend: str, device: str = "cpu", limits: Limits = NORMAL) -> None:
         if device not in (*DEVICES, ANY):
             raise DeviceMissingError(f"received device {device!r}", f"one of {', '.join(DEVICES)}")
         entry = find(backend)
-        self.backend, self.device, self.patience = backend, device, patience
+        self.backend, self.device, self.limits = backend, device, limits
         self.lock = threading.RLock()  # one request at a time
         self._folder = tempfile.TemporaryDirectory(prefix="parity-")
         self._errors = Path(self._folder.name, "stderr")
@@ -66,7 +65,9 @@ class Worker:
                 pass_fds=(far.fileno(),),
             )
         try:
-            self.description: dict[str, Any] = self._receive()["ready"]
+            if device == "cpu":
+                limits.impose(self._process.pid)
+            self.description: dict[str, Any] = self._receive(max(limits.patience, NORMAL.patience))["ready"]
         except BaseException:
             self.close()
             raise
@@ -95,7 +96,7 @@ class Worker:
                 | {"spec": block.spec.to_json(), "training": training, "dtype": dtype, "data_format": data_format}
                 | {"mode": mode, "steps": steps, "learning_rate": learning_rate}
             )
-            return exchange.read_tensors(self._receive()["done"])[0]
+            return exchange.read_tensors(self._receive(self.limits.patience)["done"])[0]
 
     @contextlib.contextmanager
     def _whole_exchange(self) -> Iterator[None]:
@@ -124,37 +125,46 @@ class Worker:
         try:
             self._connection.send_bytes(json.dumps(request).encode())
         except OSError:
-            raise self._crash("ended") from None
+            raise self._crash() from None
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self, patience: float) -> dict[str, Any]:
         try:
-            if not self._connection.poll(self.patience):
-                raise self._crash(f"gave no answer in {self.patience:g} s")
+            if not self._connection.poll(patience):
+                raise self._crash(f"hung: it gave no answer in {patience:g} s, and was ended")
             answer = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
-            raise self._crash("died") from None
+            raise self._crash() from None
         self._owes = False
         if "error" in answer:
             raise self._failure(answer)
         return answer
 
-    def _crash(self, what: str) -> BackendCrashedError:
+    def _crash(self, what: str = "closed its connection and was ended") -> BackendDiedError:
+        """The error for a process that answers no more, which is ended; `what` it did, if it did not end itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         status = self._process.poll()
-        how = "still running" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
         self._process.kill()
         self._process.wait()
-        tail = self._errors.read_text(errors="replace")[-2000:].strip()
-        received = f"the worker of backend {self.backend!r} {what} ({how})"
-        return BackendCrashedError(received, remedy=f"it wrote:\n{tail}")
+        written = self._errors.read_text(errors="replace")[-2000:].strip()
+        what = what if status is None else ending(status, written)
+        return self._died(what, written)
+
+    def _died(self, what: str, written: str) -> BackendDiedError:
+        limited = "" if self.limits.memory is None else f" (limited to {self.limits.memory:g} GiB)"
+        received = f"the worker of backend {self.backend!r}{limited} {what}"
+        return BackendDiedError(received, remedy=f"it wrote:\n{written}")
 
     def _failure(self, answer: dict[str, Any]) -> Exception:
         kind = getattr(errors, answer["error"], None)
         if kind is not None:
             return kind(answer["message"])
+        traceback = answer["traceback"].strip()
+        if is_out_of_memory(f"{answer['kind']}: {answer['message']}"):
+            self.close()  # who knows what its framework has left half done
+            return self._died("ran out of memory", traceback)
         return BackendCrashedError(
-            f"backend {self.backend!r} failed: {answer['message']}", remedy=f"it wrote:\n{answer['traceback'].strip()}"
+            f"backend {self.backend!r} failed: {answer['message']}", remedy=f"it wrote:\n{traceback}"
         )
 
 
@@ -165,26 +175,27 @@ def describe(backend: str) -> dict[str, Any]:
     return probe.description
 
 
-_workers: dict[tuple[str, str], Worker] = {}
-_starting: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
+_workers: dict[tuple[str, str, Limits], Worker] = {}
+_starting: defaultdict[tuple[str, str, Limits], threading.Lock] = defaultdict(threading.Lock)
 
 
-def worker(backend: str, device: str = "cpu") -> Worker:
-    """The warm worker of a backend and device: started once, replaced when it died."""
-    with _starting[backend, device]:
-        kept = _workers.get((backend, device))
+def worker(backend: str, device: str = "cpu", limits: Limits = NORMAL) -> Worker:
+    """The warm worker of a backend, device and limits: started once, replaced when it died."""
+    key = backend, device, limits
+    with _starting[key]:
+        kept = _workers.get(key)
         if kept is None or not kept.alive:
             if kept is not None:
                 with kept.lock:  # another thread may still be reading what it wrote before it died
                     kept.close()
-            _workers[backend, device] = Worker(backend, device)
-        return _workers[backend, device]
+            _workers[key] = Worker(backend, device, limits)
+        return _workers[key]
 
 
-def run(backend: str, device: str, *request: Any, **options: Any) -> dict[str, NDArray]:
+def run(backend: str, device: str, *request: Any, limits: Limits = NORMAL, **options: Any) -> dict[str, NDArray]:
     """`Worker.run` on the warm worker: never on one that died while this call waited for its turn."""
     while True:
-        warm = worker(backend, device)
+        warm = worker(backend, device, limits)
         with warm.lock:
             if warm.alive:
                 return warm.run(*request, **options)
@@ -215,14 +226,15 @@ def evaluate(
 
     Args:
         block: the weights and what they mean. Weights that no rank shows in (SE, ECA) are taken at the rank of x.
-        x: the input, in `data_format`; it and the weights are taken in `dtype`.
+        x: the input, in `data_format`; it is taken in the compute dtype of `dtype`, the weights in that of variables.
         backend: an id as `parity doctor` lists them.
         cotangent: of the output's shape: adds the gradients of <cotangent, output>.
         training: whether a norm uses its batch and updates its running statistics.
-        dtype: "float64" or "float32".
+        dtype: "float64", "float32", "bfloat16" or "float16"; or "mixed_bfloat16" or "mixed_float16", which compute in
+            half precision with weights in float32 (`torch.autocast`, Keras' policies).
         data_format: "channels_first" or "channels_last", of x, cotangent and results.
         device: "cpu" or "gpu".
-        mode: how it runs (`parity.modes`).
+        mode: how it runs, as `parity modes` lists them.
         steps: with a cotangent, this many steps of gradient descent on the same batch.
         learning_rate: of the steps.
 
@@ -231,8 +243,9 @@ def evaluate(
         each step i from 1 "step<i>.<parameter or statistic>".
 
     Raises:
-        InputError: for a map, a cotangent or a mode that does not fit.
-        BackendMissingError, DeviceMissingError, BackendCrashedError: as their names say.
+        InputError: for a map, a cotangent, a mode or a dtype that does not fit.
+        ModeMissingError: for a mode that the backend cannot run, with the reason.
+        BackendMissingError, DeviceMissingError, BackendCrashedError, BackendDiedError: as their names say.
 
     Example:
         >>> from parity.spec import ECAOptions
@@ -246,18 +259,21 @@ def evaluate(
         raise InputError(f"received training={training!r}", "True or False")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InputError(f"received steps={steps!r}", "an integer of at least 0")
-    if dtype not in DTYPES:
-        raise InputError(f"received dtype {dtype!r}", f"one of {', '.join(DTYPES)}")
-    x = np.asarray(x, dtype)
+    if dtype not in PRECISIONS:
+        raise InputError(f"received dtype {dtype!r}", f"one of {', '.join(PRECISIONS)}")
+    _check_mode(mode, backend, block.spec.block, dtype, training, cotangent is not None)
+    precision = PRECISIONS[dtype]
+    x = _rounded(x, precision.compute)
     block = _at_rank(block, x.ndim - 2)
     block.spec.check_input(x.shape, data_format)
     if cotangent is not None:
-        cotangent = np.asarray(cotangent, dtype)
+        cotangent = _rounded(cotangent, precision.compute)
         if cotangent.shape != x.shape:
             raise InputError(f"received a cotangent of shape {cotangent.shape}", f"the output's shape {x.shape}")
     elif steps:
         raise InputError(f"received steps={steps} without a cotangent", "a cotangent: the loss is <cotangent, output>")
-    cast = Block(block.name, block.spec, {name: value.astype(dtype) for name, value in block.tensors.items()})
+    tensors = {name: _rounded(value, precision.variables) for name, value in block.tensors.items()}
+    cast = Block(block.name, block.spec, tensors)
     return run(
         backend,
         device,
@@ -271,6 +287,25 @@ def evaluate(
         steps=steps,
         learning_rate=learning_rate,
     )
+
+
+def _check_mode(mode: str, backend: str, block: str, dtype: str, training: bool, slopes: bool) -> None:
+    """Refuse a mode that nobody knows, and one in which `backend` cannot run the block so."""
+    if mode not in MODES:
+        raise InputError(f"received mode {mode!r}", f"one of {', '.join(MODES)}")
+    find(backend)
+    received = f"received mode {mode!r} for a {block} block in {dtype} on backend {backend!r}"
+    reason = impossible(backend, mode, block=block, dtype=dtype, training=training)
+    if reason:
+        raise ModeMissingError(received, remedy=f"{reason}; see `parity modes`")
+    if slopes and MODES[mode].inference_only:
+        raise InputError(f"{received} with a cotangent", f"none: {MODES[mode].inference_only}")
+
+
+def _rounded(value: ArrayLike, dtype: str) -> NDArray:
+    """`value` in `dtype`; what is too large for it becomes an infinity, as in every framework."""
+    with np.errstate(over="ignore"):
+        return np.asarray(value).astype(dtype)
 
 
 def _at_rank(block: Block, spatial_dims: int) -> Block:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity.oracle import Measured
-from parity.tolerances import EPSILON, tolerance
+from parity.tolerances import PRECISIONS, by_norm_tolerance, is_gradient, tolerance
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,11 @@ class Comparison:
     Args:
         name: the result's name: "output", "grad.fc1.kernel", ...
         ratio: the worst error as a share of the allowed one; above 1 is a failure, infinite where nothing compares.
-        epsilons: the worst error in units of the dtype's epsilon at the array's scale.
+        epsilons: the worst error in units of the dtype's epsilon at the scale of the array; by norm, the error's norm in
+            such units at the norm of the array.
         condition: how much larger than the array the terms are that were added up to make it.
         failure: empty when they agree, else what is wrong.
+        by_norm: whether it was judged by its norm.
     """
 
     name: str
@@ -30,28 +32,43 @@ class Comparison:
     epsilons: float
     condition: float
     failure: str = ""
+    by_norm: bool = False
 
 
 def compare(
-    expected: Mapping[str, Measured], got: Mapping[str, NDArray], *, dtype: str, device: str
+    expected: Mapping[str, Measured], got: Mapping[str, NDArray], *, dtype: str, device: str, by_norm: bool = False
 ) -> list[Comparison]:
-    """Each expected array against the one of its name; one that is missing, or that nobody expected, is a failure."""
-    results = [_compare(name, wanted, got.get(name), dtype, device) for name, wanted in expected.items()]
+    """Each expected array against the one of its name; one that is missing, or that nobody expected, is a failure.
+
+    Args:
+        expected: what the oracle says, by name.
+        got: what a backend says.
+        dtype: one of `parity.tolerances.PRECISIONS`.
+        device: "cpu" or "gpu".
+        by_norm: whether gradients, and the steps that follow them, are judged by ``||got - expected|| / ||expected||``:
+            where rounding may turn a maximum or the sign before a ReLU, single elements tell nothing.
+    """
+    results = [_compare(name, wanted, got.get(name), dtype, device, by_norm) for name, wanted in expected.items()]
     unexpected = [name for name in got if name not in expected]
     return results + [_broken(name, f"{name}: not expected, but the backend returned it") for name in unexpected]
 
 
-def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, device: str) -> Comparison:
+def _compare(
+    name: str, expected: Measured, got: NDArray | None, dtype: str, device: str, by_norm: bool
+) -> Comparison:
+    precision = PRECISIONS[dtype]
     if got is None:
         return _broken(name, f"{name}: missing from the result")
     if got.shape != expected.value.shape:
         return _broken(name, f"{name}: got shape {got.shape}, expected {expected.value.shape}")
-    if str(got.dtype) != dtype:
-        return _broken(name, f"{name}: got {got.dtype}, expected {dtype}")
+    if str(got.dtype) != precision.dtype_of(name):
+        return _broken(name, f"{name}: got {got.dtype}, expected {precision.dtype_of(name)}")
     got = got.astype(np.float64)
+    if by_norm and is_gradient(name):
+        return _compare_norms(name, expected, got, dtype, device)
     size = _largest(expected.value)
     scale = max(size, _largest(expected.magnitude))
-    allowed = tolerance(name, dtype, device) * scale
+    allowed = tolerance(name, dtype, device) * scale + precision.floor
     with np.errstate(invalid="ignore"):
         error = np.abs(got - expected.value)
     # NaN on one side, or infinities that differ, are as wrong as can be; the same on both sides is agreement.
@@ -61,9 +78,25 @@ def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, dev
     return Comparison(
         name,
         ratio=_share(worst, allowed),
-        epsilons=_share(worst, EPSILON[dtype] * scale),
+        epsilons=_share(worst, precision.epsilon * scale),
         condition=scale / size if size else 1.0,
         failure=_explain(name, expected.value, got, error, allowed) if worst > allowed else "",
+    )
+
+
+def _compare_norms(name: str, expected: Measured, got: NDArray, dtype: str, device: str) -> Comparison:
+    size = float(np.linalg.norm(expected.value)) or float(np.linalg.norm(expected.magnitude))
+    with np.errstate(invalid="ignore"):
+        error = float(np.linalg.norm(got - expected.value))
+    error = error if math.isfinite(error) else math.inf
+    allowed = by_norm_tolerance(dtype, device) * size + PRECISIONS[dtype].floor * math.sqrt(got.size)
+    return Comparison(
+        name,
+        ratio=_share(error, allowed),
+        epsilons=_share(error, PRECISIONS[dtype].epsilon * size),
+        condition=1.0,
+        failure=f"{name}: off by {error:.3g} in the L2 norm, allowed {allowed:.3g}" if error > allowed else "",
+        by_norm=True,
     )
 
 

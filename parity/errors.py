@@ -69,5 +69,13 @@ class DeviceMissingError(ParityError, ValueError):
     """A device that the backend's framework does not see."""
 
 
+class ModeMissingError(ParityError, ValueError):
+    """A mode that the backend cannot run: anywhere, or with what is installed here."""
+
+
 class BackendCrashedError(ParityError, RuntimeError):
     """A worker process that died, hung or failed; its standard error is in the message."""
+
+
+class BackendDiedError(BackendCrashedError):
+    """A worker process that is gone: killed, ended, hung or out of memory. The next request needs a new one."""

@@ -102,7 +102,7 @@ def checked(blocks: Block | Iterable[Block]) -> list[Block]:
     names = [block.name for block in blocks]
     if not names:
         raise MissingTensorError("received no block to write", "at least one")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UnexpectedTensorError(
             f"received several blocks named {', '.join(map(repr, twice))}",
@@ -190,7 +190,7 @@ def _semantics(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             "parity.read reads foreign weights too, and parity.write makes exchange files",
         )
     try:
-        semantics = json.loads(metadata[METADATA_KEY])
+        semantics = strict_json(metadata[METADATA_KEY])
         version = semantics["version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise FormatError(f"{path} has unreadable metadata ({error!r})", "JSON with 'version' and 'blocks'") from error
@@ -243,13 +243,27 @@ def read_tensors(path: Path, mapped: bool = False) -> tuple[dict[str, np.ndarray
         strange = [f"{name} of dtype {kind}" for name, kind in kinds.items() if kind not in READABLE]
         if strange:
             raise FormatError(f"{path} holds {', '.join(strange)}", f"one of {', '.join(READABLE)}")
-        header = json.loads(data[8 : 8 + size], object_pairs_hook=distinct)
+        header = strict_json(data[8 : 8 + size])
         views = {name: _view(data, 8 + size, header[name], kind) for name, kind in kinds.items()}
         return views if mapped else {name: view.copy() for name, view in views.items()}, metadata
     except FormatError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise FormatError(f"{path} cannot be read as a safetensors file: {error}", "a whole, readable file") from error
+
+
+def strict_json(text: str | bytes) -> Any:
+    """The value of a text of JSON that every reader takes for the same: no name twice, no NaN, no infinity.
+
+    Raises:
+        ValueError: for any other text.
+        RecursionError: for one that is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=distinct, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

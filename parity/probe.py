@@ -17,7 +17,7 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,11 +30,9 @@ from parity.backends import BACKENDS, Adapter, adapter_of
 from parity.block import Block, Probe
 from parity.errors import BackendMissingError, InputError, MissingTensorError, ParityError, UnexpectedTensorError
 from parity.loading import blocks_of, plain_name
+from parity.mistakes import readings
 from parity.oracle import Measured
-from parity.spec import ACTIVATIONS, BatchNorm, Gate, Spec, is_statistic
-from parity.spec._gate import KINDS
-from parity.spec.cbam import SPATIAL_SOURCES
-from parity.spec.eca import PADDINGS
+from parity.spec import BatchNorm, Gate, Spec, is_statistic
 from parity.tolerances import EPSILON, MARGIN, tolerance
 
 # A change of a parameter by this share of its tensor's size must be seen.
@@ -61,16 +59,6 @@ FINALISTS = 2  # inputs that are looked at closely, of all that were glanced at
 REACH = 16  # times what is usual among hidden units: what is dead by more stays so
 SCALES = tuple(4.0**power for power in range(-4, 5))
 DRAWS = 32
-
-# The single misreadings of a block's fields that are tried: what a wrong hint, or a wrong dialect, would say.
-FIELDS: dict[str, tuple[Any, ...]] = {
-    "gate": (*map(Gate, KINDS), *(Gate("hard_sigmoid", slope) for slope in (0.2, 0.5))),
-    "activation": ACTIVATIONS,
-    "padding": PADDINGS,
-    "spatial_source": SPATIAL_SOURCES,
-    "residual": (False, True),
-}
-EPSILONS = (1e-5, 1e-3)  # of PyTorch, of Keras and TensorFlow
 
 
 def with_probes(
@@ -182,15 +170,6 @@ def too_large(block: Block, shape: Sequence[int]) -> bool:
     """Whether an input of this shape would cost the oracle more than any probe is worth."""
     kernels = [value.shape for value in block.tensors.values() if value.ndim > 2]
     return any(math.prod((shape[0], *shape[2:], *kernel[1:])) > LIMIT for kernel in kernels)
-
-
-def readings(block: Block) -> Iterator[tuple[str, Block]]:
-    """The other functions that the same tensors might mean, each one mistake away, in words."""
-    for words, spec in _other_specs(block.spec):
-        yield words, Block(block.name, spec, block.tensors)
-    for words, tensors in _other_tensors(block.spec, block.tensors):
-        if any(not np.array_equal(tensors[name], block.tensors[name]) for name in tensors):
-            yield words, Block(block.name, block.spec, tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,69 +363,6 @@ def _shape(block: Block) -> tuple[int, ...]:
         if math.prod(shape) <= BUDGET:
             break
     return shape
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Other readings of the same tensors
-
-
-def _other_specs(spec: Spec) -> Iterator[tuple[str, Spec]]:
-    now = spec.arguments()
-    for field, value in now.items():
-        if isinstance(value, BatchNorm):
-            others: list[Any] = [replace(value, epsilon=epsilon) for epsilon in EPSILONS]
-        else:
-            others = list(FIELDS.get(field, ())) if value is not None else []
-        for other in others:
-            if other != value:
-                try:
-                    changed = type(spec)(**(now | {field: other}))
-                except ParityError:
-                    continue  # no such block: a circular padding wider than the channels
-                yield f"{field} {_said(other)} instead of {_said(value)}", changed
-
-
-def _said(value: Any) -> str:
-    """A field's value as a hint gives it."""
-    if isinstance(value, Gate):
-        value = value.kind if value == Gate(value.kind) else value.to_json()
-    return json.dumps(value.to_json() if isinstance(value, BatchNorm) else value)
-
-
-def _other_tensors(spec: Spec, tensors: Mapping[str, NDArray]) -> Iterator[tuple[str, dict[str, NDArray]]]:
-    now = dict(tensors)
-    for name, value in tensors.items():
-        axes = tuple(range(2, value.ndim))
-        if name.endswith("kernel"):
-            if axes:
-                yield f"{name} flipped", now | {name: np.flip(value, axes)}
-            if len(axes) > 1:
-                yield f"{name} with its spatial axes reversed", now | {name: value.transpose(0, 1, *reversed(axes))}
-            if axes and value.shape[1] == 2:
-                yield f"{name} with its two planes exchanged", now | {name: value[:, ::-1]}
-            if value.ndim == 2 and value.shape[0] == value.shape[1]:
-                yield f"{name} transposed", now | {name: value.T}
-            if value.ndim == 2 and spec.channels and value.shape[1] == 2 * spec.channels:
-                yield f"{name} with its two halves exchanged", now | {name: np.roll(value, spec.channels, 1)}
-        if name.endswith(".scale"):
-            offset = name.removesuffix("scale") + "offset"
-            yield f"{name} and {offset} exchanged", now | {name: tensors[offset], offset: value}
-    yield from _exchanged(now)
-
-
-def _exchanged(tensors: dict[str, NDArray]) -> Iterator[tuple[str, dict[str, NDArray]]]:
-    """Two layers of the same shapes, each with the weights of the other."""
-    layers: dict[str, dict[str, NDArray]] = {}
-    for name, value in tensors.items():
-        path, _, leaf = name.rpartition(".")
-        layers.setdefault(path, {})[leaf] = value
-    paths = list(layers)
-    for i, one in enumerate(paths):
-        for two in paths[i + 1 :]:
-            a, b = layers[one], layers[two]
-            if {leaf: value.shape for leaf, value in a.items()} == {leaf: value.shape for leaf, value in b.items()}:
-                swapped = {f"{one}.{leaf}": b[leaf] for leaf in b} | {f"{two}.{leaf}": a[leaf] for leaf in a}
-                yield f"{one} and {two} exchanged", tensors | swapped
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -9,11 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from parity import client
+from parity import client, modes
 from parity.cases import AnyCase, Problem
 from parity.compare import Comparison, compare
-from parity.errors import BackendCrashedError, ParityError
+from parity.diagnosis import Diagnoses, Diagnosis, Observation
+from parity.errors import BackendCrashedError, BackendDiedError, ModeMissingError, ParityError
+from parity.faults import NORMAL, Limits
 from parity.spec import SPECS
+
+# A backend whose worker died with this many cases in a row is not started again for the others.
+DEATHS = 3
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Outcome:
     device: str
     comparisons: Sequence[Comparison] = ()
     error: str = ""
+    diagnosis: Diagnosis | None = None
 
     @property
     def agreed(self) -> bool:
@@ -48,20 +54,37 @@ class Outcome:
         """One paragraph: what is wrong, and the command that shows it again."""
         device = "" if self.device == "cpu" else f" --device {self.device}"
         what = self.error or "\n".join(comparison.failure for comparison in self.comparisons if comparison.failure)
+        what += f"\n{self.diagnosis.text}" if self.diagnosis else ""
         return (
             f"{self.backend}: case {self.case}\n{what}\n"
             f"reproduce: parity run --backend {self.backend} --case {self.case}{device}"
         )
 
 
+@dataclass(frozen=True)
+class Impossible:
+    """One case that cannot be on one backend: neither agreed nor failed."""
+
+    case: str
+    block: str
+    dtype: str
+    mode: str
+    backend: str
+    reason: str
+
+
 @dataclass
 class Report:
-    """What a run saw: the outcomes, and the backends that are absent (why) and present (what they are)."""
+    """What a run saw: the outcomes, what cannot be, the backends that are absent (why) and present (what they are), and
+    the fingerprint of each case's numbers.
+    """
 
     device: str
     outcomes: list[Outcome] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     present: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    impossible: list[Impossible] = field(default_factory=list)
 
     @property
     def agreed(self) -> bool:
@@ -82,6 +105,16 @@ class Report:
         """The outcomes of one cell of the table."""
         return [outcome for outcome in self.outcomes if (outcome.block, outcome.backend) == (block, backend)]
 
+    def in_mode(self, mode: str, backend: str) -> list[Outcome]:
+        """The outcomes of one cell of the table of modes."""
+        return [outcome for outcome in self.outcomes if (outcome.mode, outcome.backend) == (mode, backend)]
+
+    @property
+    def modes(self) -> list[str]:
+        """The modes of what ran, and of what cannot be."""
+        seen = {found.mode for found in (*self.outcomes, *self.impossible)}
+        return [mode for mode in modes.MODES if mode in seen]
+
     def to_json(self) -> dict[str, Any]:
         """Everything, for a script: the table first, then each outcome."""
         cells = itertools.product(SPECS, self.judged)
@@ -90,6 +123,7 @@ class Report:
             "device": self.device,
             "backends": self.present,
             "absent": self.absent,
+            "problems": self.problems,
             "worst": [
                 {
                     "block": block,
@@ -104,13 +138,27 @@ class Report:
                 for block, backend in cells
                 if (outcomes := self.of(block, backend))
             ],
+            "modes": [
+                {
+                    "mode": mode,
+                    "backend": backend,
+                    "cases": len(outcomes),
+                    "error_over_allowed": _finite(max(o.ratio for o in outcomes)),
+                }
+                for mode, backend in itertools.product(self.modes, self.judged)
+                if (outcomes := self.in_mode(mode, backend))
+            ],
+            "impossible": [asdict(one) for one in self.impossible],
             "outcomes": [
                 {
                     "case": o.case,
+                    "block": o.block,
+                    "mode": o.mode,
                     "backend": o.backend,
                     "agreed": o.agreed,
                     "error": o.error,
                     "comparisons": [{k: _finite(v) for k, v in asdict(c).items()} for c in o.comparisons],
+                    "diagnosis": o.diagnosis.to_json() if o.diagnosis else None,
                 }
                 for o in self.outcomes
             ],
@@ -128,26 +176,30 @@ def judge(
     *,
     device: str = "cpu",
     jobs: int = 2,
+    limits: Limits = NORMAL,
     progress: Callable[[str, Outcome | None], None] = lambda stage, outcome: None,
 ) -> Report:
     """Run every case on every backend and hold the results against what the case expects.
 
-    A backend that is not installed, or sees no such device, is reported as absent. One that crashes has failed that
-    case, and starts anew for the next.
+    A case meets the backends that have its mode; where it cannot be, the report tells why. A backend that is not
+    installed, or sees no such device, is reported as absent. One that crashes has failed that
+    case, and starts anew for the next; one that died `DEATHS` times in a row is given up, and its other cases have
+    failed with it.
 
     Args:
         cases: of the matrix, or recordings.
         backends: their ids.
         device: "cpu" or "gpu".
         jobs: how many cases are under way at once; a backend runs one at a time.
+        limits: what each worker may take.
         progress: called with a word on what begins, and with each outcome.
     """
-    report = Report(device)
+    report, deaths, diagnoses = Report(device), _Deaths(), Diagnoses()
 
     def start(name: str) -> dict[str, Any] | ParityError:
         progress(f"starting {name}", None)
         try:
-            return client.worker(name, device).description
+            return client.worker(name, device, limits).description
         except ParityError as error:
             return error
 
@@ -157,22 +209,33 @@ def judge(
             problem = case.problem()
         except ParityError as error:
             return [_crashed(name, device, case, error) for name in report.present]
+        report.problems[case.id] = problem.fingerprint
         for name in report.present:
-            outcomes.append(_outcome(case, problem, name, device))
+            outcomes.append(_outcome(case, problem, name, device, limits, deaths, diagnoses))
             progress(case.id, outcomes[-1])
         return outcomes
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        for name, found in zip(backends, pool.map(start, backends), strict=True):
-            if isinstance(found, BackendCrashedError):
-                report.outcomes += [_crashed(name, device, case, found) for case in cases[:1]]
-            elif isinstance(found, ParityError):
-                report.absent[name] = str(found)
+        for name, answer in zip(backends, pool.map(start, backends), strict=True):
+            if isinstance(answer, BackendCrashedError):
+                report.outcomes += [_crashed(name, device, case, answer) for case in cases[:1]]
+            elif isinstance(answer, ParityError):
+                report.absent[name] = str(answer)
             else:
-                report.present[name] = found
-        for outcomes in pool.map(one, cases if report.present else ()):
-            report.outcomes += outcomes
+                report.present[name] = answer
+        for found in pool.map(one, cases if report.present else ()):
+            report.outcomes += [one for one in found if isinstance(one, Outcome)]
+            report.impossible += [one for one in found if isinstance(one, Impossible)]
     return report
+
+
+def reason(case: AnyCase, backend: str) -> str:
+    """Why `case` cannot be on `backend`; empty if it can."""
+    return modes.impossible(backend, case.mode, block=case.block, dtype=case.dtype, training=case.training)
+
+
+def _impossible(case: AnyCase, backend: str, why: str) -> Impossible:
+    return Impossible(case.id, case.block, case.dtype, case.mode, backend, why)
 
 
 def _crashed(backend: str, device: str, case: AnyCase, error: ParityError) -> Outcome:
@@ -181,14 +244,51 @@ def _crashed(backend: str, device: str, case: AnyCase, error: ParityError) -> Ou
     )
 
 
-def _outcome(case: AnyCase, problem: Problem, backend: str, device: str) -> Outcome:
+class _Deaths:
+    """How each backend died, since its last answer."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, list[ParityError]] = {}
+
+    def note(self, backend: str, error: ParityError | None) -> None:
+        """That a request ended with `error`, or well."""
+        if isinstance(error, BackendDiedError):
+            self._errors.setdefault(backend, []).append(error)
+        else:
+            self._errors.pop(backend, None)
+
+    def check(self, backend: str) -> None:
+        """Raise `BackendCrashedError` for a backend that is given up."""
+        errors = self._errors.get(backend, [])
+        if len(errors) >= DEATHS:
+            reason = str(errors[-1]).splitlines()[0]
+            raise BackendCrashedError(f"not run: backend {backend!r} died {len(errors)} times in a row, last: {reason}")
+
+
+def _outcome(
+    case: AnyCase,
+    problem: Problem,
+    backend: str,
+    device: str,
+    limits: Limits,
+    deaths: _Deaths,
+    diagnoses: Diagnoses,
+) -> Outcome:
+    try:
+        deaths.check(backend)
+    except ParityError as error:
+        return _crashed(backend, device, case, error)
+    # What has no gradients is asked for none.
+    infers = modes.MODES[case.mode].inference_only != ""
+    expected = {"output": problem.expected["output"]} if infers else problem.expected
     try:
         got = client.run(
             backend,
             device,
             problem.block,
             problem.x,
-            problem.cotangent,
+            None if infers else problem.cotangent,
+            limits=limits,
             training=case.training,
             dtype=case.dtype,
             data_format=case.data_format,
@@ -196,7 +296,32 @@ def _outcome(case: AnyCase, problem: Problem, backend: str, device: str) -> Outc
             steps=problem.steps,
             learning_rate=problem.learning_rate,
         )
+    except ModeMissingError:
+        deaths.note(backend, None)
+        raise
     except ParityError as error:
+        deaths.note(backend, error)
         return _crashed(backend, device, case, error)
-    comparisons = compare(problem.expected, got, dtype=case.dtype, device=device)
-    return Outcome(case.id, case.block, case.dtype, case.mode, backend, device, comparisons)
+    deaths.note(backend, None)
+    comparisons = compare(expected, got, dtype=case.dtype, device=device, by_norm=problem.by_norm)
+    diagnosis = None
+    if any(comparison.failure for comparison in comparisons):
+        diagnosis = diagnoses.of(backend, _observation(case, problem, got, device))
+    return Outcome(case.id, case.block, case.dtype, case.mode, backend, device, comparisons, diagnosis=diagnosis)
+
+
+def _observation(case: AnyCase, problem: Problem, got: dict[str, Any], device: str) -> Observation:
+    return Observation(
+        problem.block,
+        problem.x,
+        got,
+        problem.expected,
+        cotangent=problem.cotangent,
+        training=case.training,
+        data_format=case.data_format,
+        steps=problem.steps,
+        learning_rate=problem.learning_rate,
+        dtype=case.dtype,
+        device=device,
+        by_norm=problem.by_norm,
+    )

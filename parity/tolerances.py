@@ -9,13 +9,63 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Of the dtypes that probes, networks and recordings are compared in.
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23}
 
 DTYPES = tuple(EPSILON)
 
+HALF_EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+
 # A regular case's comparisons (a maximum, the sign before a ReLU) stay this many epsilons away from going the other
 # way.
 MARGIN = 256
+
+# The same in half precision, where 256 would be the size of the numbers themselves.
+HALF_MARGIN = 8
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a block computes in.
+
+    Args:
+        compute: the dtype of the map, the output, the gradient of the map, and what lies between.
+        variables: the dtype of the weights and statistics, and of the gradients of the weights.
+    """
+
+    compute: str
+    variables: str
+
+    @property
+    def is_half(self) -> bool:
+        """Whether it computes with 16 bits."""
+        return self.compute in HALF_EPSILON
+
+    @property
+    def epsilon(self) -> float:
+        """The distance from 1 to the next number of the compute dtype."""
+        return (EPSILON | HALF_EPSILON)[self.compute]
+
+    @property
+    def margin(self) -> float:
+        """How far, relative to what was added up, the comparisons of a case must be from going the other way."""
+        return (HALF_MARGIN if self.is_half else MARGIN) * self.epsilon
+
+    @property
+    def floor(self) -> float:
+        """The absolute error that is always allowed: the smallest normal number of the compute dtype."""
+        return {"float64": 2.0**-1022, "float16": 2.0**-24}.get(self.compute, 2.0**-126)
+
+    def dtype_of(self, name: str) -> str:
+        """The dtype of the result `name`."""
+        return self.compute if name in ("output", "grad.input") else self.variables
+
+
+# By the name that a case, `parity.evaluate` and Keras' dtype policies have for them.
+PRECISIONS = {name: Precision(name, name) for name in (*EPSILON, *HALF_EPSILON)} | {
+    f"mixed_{name}": Precision(name, "float32") for name in HALF_EPSILON
+}
+HALF_DTYPES = tuple(name for name, precision in PRECISIONS.items() if precision.is_half)
 
 QUANTITIES = ("output", "input gradient", "parameter gradient", "statistic", "step", "network")
 
@@ -35,7 +85,7 @@ class Row:
 
 def _rows(dtype: str, device: str, **rows: tuple[float, float | None]) -> dict[tuple[str, str, str], Row]:
     """Rows from numbers of epsilons: (tolerance, measured)."""
-    unit = EPSILON[dtype]
+    unit = PRECISIONS[dtype].epsilon
     return {
         (name.replace("_", " "), dtype, device): Row(allowed * unit, None if worst is None else worst * unit)
         for name, (allowed, worst) in rows.items()
@@ -87,6 +137,14 @@ TABLE: dict[tuple[str, str, str], Row] = {
         step=(8, 1.3),
         network=(80, None),
     ),
+    **{
+        key: row
+        for dtype in HALF_DTYPES
+        for device in ("cpu", "gpu")
+        for key, row in _rows(
+            dtype, device, output=(64, None), input_gradient=(64, None), parameter_gradient=(64, None),
+            gradient_by_norm=(64, None), statistic=(64, None), step=(64, None)).items()
+    },
 }
 
 
@@ -96,6 +154,16 @@ def quantity(name: str) -> str:
         return "input gradient"
     kinds = {"output": "output", "grad": "parameter gradient", "after": "statistic", "network": "network"}
     return kinds.get(name.partition(".")[0], "step")
+
+
+def is_gradient(name: str) -> bool:
+    """Whether the result `name` is a gradient, or what a step along it led to."""
+    return quantity(name) in ("input gradient", "parameter gradient", "step")
+
+
+def by_norm_tolerance(dtype: str, device: str) -> float:
+    """The tolerance for the relative L2 error of a gradient."""
+    return TABLE["gradient by norm", dtype, device].tolerance
 
 
 def tolerance(name: str, dtype: str, device: str) -> float:

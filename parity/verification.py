@@ -28,10 +28,11 @@ from parity import client, oracle
 from parity.backends import BACKENDS
 from parity.block import Block, Probe
 from parity.compare import Comparison, compare
+from parity.diagnosis import Diagnosis, Observation, Patience, diagnose
 from parity.errors import BackendCrashedError, InputError, ParityError
 from parity.loading import blocks_from
 from parity.oracle import Measured
-from parity.probe import look_at, readings, too_large
+from parity.probe import look_at, too_large
 from parity.tolerances import EPSILON
 
 ORACLE = "oracle"
@@ -46,12 +47,14 @@ class Outcome:
         backend: the backend's id, or "oracle".
         comparison: of what came out with what the source of the weights computed; None where an error came instead.
         explanation: empty when they agree, else one paragraph: what is wrong, by how much, and whose fault it is.
+        diagnosis: where the oracle disagrees, the classic mistakes that were tried on it.
     """
 
     block: str
     backend: str
     comparison: Comparison | None
     explanation: str = ""
+    diagnosis: Diagnosis | None = None
 
     @property
     def agreed(self) -> bool:
@@ -133,6 +136,7 @@ class Verification:
                     "epsilons": _finite(o.epsilons),
                     "comparison": {k: _finite(v) for k, v in asdict(o.comparison).items()} if o.comparison else None,
                     "explanation": o.explanation,
+                    "diagnosis": o.diagnosis.to_json() if o.diagnosis else None,
                 }
                 for o in self.outcomes
             ],
@@ -170,7 +174,8 @@ def verify(
     if unknown:
         raise InputError(f"received backend {', '.join(map(repr, unknown))}", f"some of {', '.join(BACKENDS)}")
     result = Verification(asked, device)
-    replays = [replay for block in blocks_from(source) if (replay := _replay(block, result)) is not None]
+    patience = Patience()
+    replays = [replay for block in blocks_from(source) if (replay := _replay(block, result, patience)) is not None]
 
     def tell(outcome: Outcome) -> Outcome:
         progress(outcome)
@@ -194,7 +199,7 @@ def verify(
     return result
 
 
-def _replay(block: Block, result: Verification) -> _Replay | None:
+def _replay(block: Block, result: Verification, patience: Patience) -> _Replay | None:
     """The probe of `block`, ready to run; notes in `result` what it cannot prove."""
     if block.probe is None:
         result.unproved[block.name] = "no probe"
@@ -209,7 +214,7 @@ def _replay(block: Block, result: Verification) -> _Replay | None:
     elif too_large(block, probe.x.shape):
         result.unproved[block.name] = f"its probe of shape {probe.x.shape} is too large"
     else:
-        replay = _Replay(block, probe)
+        replay = _Replay(block, probe, patience)
         look = look_at(block, probe.x.astype(np.float64), replay.dtype)
         if not look.sees_nothing:
             result.blind_spots |= {block.name: look.blind_spots} if look.blind_spots else {}
@@ -221,8 +226,8 @@ def _replay(block: Block, result: Verification) -> _Replay | None:
 class _Replay:
     """One block's probe, and what the oracle makes of it."""
 
-    def __init__(self, block: Block, probe: Probe) -> None:
-        self.block, self.probe = block, probe
+    def __init__(self, block: Block, probe: Probe, patience: Patience) -> None:
+        self.block, self.probe, self.patience = block, probe, patience
         self.dtype = max((str(probe.x.dtype), str(probe.output.dtype)), key=EPSILON.__getitem__)  # the coarser
         self.meant = self._meaning(block)
         # The recorded output, at the scale that the oracle gives it.
@@ -231,8 +236,12 @@ class _Replay:
     def on_oracle(self) -> Outcome:
         """The oracle's answer: whether weights and spec mean what the source computed."""
         comparison = self._compare(self.meant.value.astype(self.dtype))
-        parts = [self._title(ORACLE), comparison.failure, self._diagnosis(comparison)] if comparison.failure else []
-        return Outcome(self.block.name, ORACLE, comparison, "\n".join(parts))
+        if not comparison.failure:
+            return Outcome(self.block.name, ORACLE, comparison)
+        why = "The weights under their spec do not mean what the source computed."
+        found = self._diagnose(self.probe.output, "cpu")
+        text = "\n".join([self._title(ORACLE), comparison.failure, f"{why} {found.text}"])
+        return Outcome(self.block.name, ORACLE, comparison, text, found)
 
     def on(self, backend: str, device: str) -> Outcome:
         """A backend's answer."""
@@ -245,12 +254,14 @@ class _Replay:
         if not comparison.failure:
             return Outcome(self.block.name, backend, comparison)
         (ours,) = compare({"output": self.meant}, {"output": got}, dtype=self.dtype, device=device)
+        found = self._diagnose(got, device) if ours.failure else None
         why = (
-            f"The backend is off from the oracle too ({ours.ratio:.3g} times the allowed error)."
-            if ours.failure
+            f"The backend is off from the oracle too ({ours.ratio:.3g} times the allowed error). {found.text}"
+            if found
             else "The backend agrees with the oracle: not it is wrong, but the weights or their spec."
         )
-        return Outcome(self.block.name, backend, comparison, f"{self._title(backend)}\n{comparison.failure}\n{why}")
+        text = f"{self._title(backend)}\n{comparison.failure}\n{why}"
+        return Outcome(self.block.name, backend, comparison, text, found)
 
     def _meaning(self, block: Block) -> Measured:
         with np.errstate(all="ignore"):  # a damaged file may hold any number
@@ -264,18 +275,8 @@ class _Replay:
     def _title(self, who: str) -> str:
         return f"{who}: block {self.block.name!r}, whose probe comes from {self.probe.source}"
 
-    def _diagnosis(self, comparison: Comparison) -> str:
-        """Which single other reading of the tensors gives what was recorded."""
-        others = ((words, self._meaning(other).value) for words, other in readings(self.block))
-        tried = [(words, self._compare(value.astype(self.dtype))) for words, value in others]
-        fitting = [f"{words} ({other.ratio:.3g} times)" for words, other in tried if not other.failure]
-        lead = (
-            "The weights under their spec do not mean what the source computed: the error is "
-            f"{comparison.ratio:.3g} times the allowed one."
-        )
-        if fitting:
-            return f"{lead} What reproduces it: {'; or '.join(fitting)}."
-        names = ", ".join(sorted({words.partition(" ")[0] for words, _ in tried}))
-        nearest = min(tried, key=lambda pair: pair[1].ratio, default=None)
-        near = f"; the nearest is {nearest[0]} ({nearest[1].ratio:.3g} times)" if nearest else ""
-        return f"{lead} No single other reading of {names} reproduces it{near}."
+    def _diagnose(self, output: NDArray, device: str) -> Diagnosis:
+        """Which mistake the oracle must make to give this output."""
+        got, expected = {"output": output.astype(self.dtype)}, {"output": self.meant}
+        seen = Observation(self.block, self.probe.x, got, expected, dtype=self.dtype, device=device)
+        return diagnose(seen, self.patience)

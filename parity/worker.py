@@ -12,6 +12,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from parity import exchange
@@ -19,7 +20,8 @@ from parity.backends import ANY, BACKENDS, Adapter, kind_of
 from parity.block import Block, kernels_first
 from parity.errors import DeviceMissingError, ParityError
 from parity.loading import load_blocks
-from parity.spec import is_statistic, spec_from_json
+from parity.modes import PLAIN
+from parity.spec import channel_axis, is_statistic, spec_from_json
 
 
 def main(backend: str, device: str, descriptor: str) -> None:
@@ -104,7 +106,8 @@ def evaluate(
     learning_rate: float,
 ) -> dict[str, np.ndarray]:
     """The results of one block by name, as `parity.evaluate` tells them, in canonical layout."""
-    model = adapter.build(block.spec, shape=x.shape, data_format=data_format, dtype=dtype, device=kind_of(device))
+    shape = x.shape if mode == PLAIN else open_sizes(x.shape, data_format)
+    model = adapter.build(block.spec, shape=shape, data_format=data_format, dtype=dtype, device=kind_of(device))
     load_blocks(adapter, model, [block], {})
     ((_, live),) = adapter.find_blocks(model, {"block": block.spec}).items()
     step = adapter.stepper(
@@ -112,7 +115,8 @@ def evaluate(
     )
 
     def canonical(name: str, value: object) -> np.ndarray:
-        return kernels_first(name, np.asarray(value)) if adapter.KERNELS_LAST else np.asarray(value)
+        array = _from_bits(value)
+        return kernels_first(name, array) if adapter.KERNELS_LAST else array
 
     def state() -> dict[str, np.ndarray]:
         return {
@@ -121,7 +125,7 @@ def evaluate(
         }
 
     output, gradients = step(x, cotangent, steps > 0)
-    results = {"output": np.asarray(output)}
+    results = {"output": _from_bits(output)}
     results |= {f"grad.{name}": canonical(name, value) for name, value in gradients.items()}
     if training:
         results |= {f"after.{name}": value for name, value in state().items() if is_statistic(name)}
@@ -130,6 +134,18 @@ def evaluate(
             step(x, cotangent, True)
         results |= {f"step{number}.{name}": value for name, value in state().items()}
     return results
+
+
+def open_sizes(shape: tuple[int, ...], data_format: str) -> tuple[int | None, ...]:
+    """`shape` with every size unknown but that of the channels: what is compiled or exported must not depend on them."""
+    axis = channel_axis(len(shape) - 2, data_format)
+    return tuple(size if number == axis else None for number, size in enumerate(shape))
+
+
+def _from_bits(value: object) -> np.ndarray:
+    """An array as an adapter gives it: the bits of a bfloat16 one as uint16, because NumPy alone has no such dtype."""
+    array = np.asarray(value)
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array
 
 
 if __name__ == "__main__":

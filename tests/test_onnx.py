@@ -822,7 +822,7 @@ def test_functions_are_looked_into(tmp_path):
         model.functions.append(onnx.helper.make_function("own", name, ["a"], ["y"], calls, opsets))
     onnx.save(model, path)
     with pytest.raises(
-        FormatError, match=r"too large once its functions are inlined; expected at most 268435456 bytes"
+        FormatError, match=r"too large once its functions are inlined; expected at most \d+ bytes"
     ):
         read(path)
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from parity import cases, oracle
-from parity.oracle._measured import contract, given
+from parity.compare import compare
+from parity.oracle._measured import contract, given, join
+from parity.oracle._tape import Taped, gradients_of
 from parity.spec import SPECS, BatchNorm, CBAMOptions, InputError, SqueezeExcitationOptions, is_statistic
 
 EVERY = [(block, name) for block, variants in cases.OPTIONS.items() for name in variants]
@@ -28,6 +30,54 @@ def test_gradient_is_the_central_difference(block, variant, dims, training):
         along = float((gradient.value * direction).sum())
         scale = float((gradient.magnitude * np.abs(direction)).sum())
         assert abs(slope - along) <= STEP * scale, name
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize(("block", "variant"), EVERY)
+def test_the_tape_agrees_with_what_was_derived_by_hand(block, variant, dims, training):
+    """Two ways to every gradient, statistic and step that share no line but the forward pass."""
+    shape = "ties" if dims == 2 else "odd"
+    problem = cases.Case(block, variant, dims, shape, "channels_last", "float64", training).problem()
+    taped = oracle.evaluate(
+        problem.block.spec,
+        problem.block.tensors,
+        problem.x,
+        cotangent=problem.cotangent,
+        training=training,
+        data_format="channels_last",
+        steps=problem.steps,
+        learning_rate=problem.learning_rate,
+        differentiate=oracle.by_tape,
+    )
+    assert list(taped) == list(problem.expected)
+    got = {name: value.value for name, value in taped.items()}
+    results = compare(problem.expected, got, dtype="float64", device="cpu")
+    assert not [result.failure for result in results if result.failure]
+
+
+def test_the_tape_follows_every_operation():
+    rng = np.random.default_rng(3)
+    a, b = Taped(rng.normal(size=(2, 3))), Taped(rng.normal(size=(1, 3)))
+    padded = a.move(lambda array: np.pad(array, ((0, 0), (1, 1))))[:, ::-1]
+    parts = join([padded, (a - b) * b, a.apply(np.exp, np.exp)], 1)
+    y = contract("ij,kj->ik", parts, parts * 0.5).sum((1,), keepdims=True) + parts.mean((1,), keepdims=True)
+    y = y * parts.max((1,))[:, None]
+    dy = rng.normal(size=y.value.shape)
+    found = gradients_of(y, dy, [a, b, a.detached()])
+    assert not found[2].any()
+    for source, gradient in ((a, found[0]), (b, found[1])):
+        for index in np.ndindex(source.value.shape):
+            ends = []
+            for step in (STEP, -STEP):
+                moved = {id(each): Taped(each.value.copy()) for each in (a, b)}
+                moved[id(source)].value[index] += step
+                one, two = moved[id(a)], moved[id(b)]
+                pad = one.move(lambda array: np.pad(array, ((0, 0), (1, 1))))[:, ::-1]
+                all_ = join([pad, (one - two) * two, one.apply(np.exp, np.exp)], 1)
+                z = contract("ij,kj->ik", all_, all_ * 0.5).sum((1,), keepdims=True) + all_.mean((1,), keepdims=True)
+                ends.append(float((dy * (z * all_.max((1,))[:, None]).value).sum()))
+            assert (ends[0] - ends[1]) / (2 * STEP) == pytest.approx(gradient[index], rel=1e-6)
 
 
 def loss(case, problem, name, change):
@@ -56,9 +106,9 @@ def test_cbam_planes_are_mean_then_maximum():
 
 
 def test_tied_maxima_share_the_gradient_evenly():
-    y, share = given([[1.0, 3.0, 3.0, 0.0]]).max((1,))
-    assert y.value.tolist() == [3.0]
-    assert share.tolist() == [[0, 0.5, 0.5, 0]]
+    x = given([[1.0, 3.0, 3.0, 0.0]])
+    assert x.max((1,)).value.tolist() == [3.0]
+    assert x.share((1,)).tolist() == [[0, 0.5, 0.5, 0]]
 
 
 def test_statistics_follow_the_update_rate_and_the_estimator():
@@ -85,11 +135,11 @@ def test_magnitude_remembers_what_cancelled():
 
 def test_margin_tells_a_close_call():
     near = given([1.0]) * 1.0 + given([1e-9])
-    _, _ = near.max((0,))
+    near.max((0,))
     both = contract("i,i->i", given([1.0, 1.0 + 1e-9]), given([1.0, 1.0]))
-    highest, _ = both.max((0,))
+    highest = both.max((0,))
     assert highest.margin == pytest.approx(1e-9, rel=1e-3)
-    exact, _ = given([1.0, 1.0 + 1e-9]).max((0,))
+    exact = given([1.0, 1.0 + 1e-9]).max((0,))
     assert exact.margin == np.inf
 
 

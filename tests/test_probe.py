@@ -16,7 +16,8 @@ from parity.block import Block
 from parity.compare import compare
 from parity.errors import InputError, MissingTensorError, UnexpectedTensorError
 from parity.loading import blocks_of
-from parity.probe import STEP, blind_spots, probe_input, readings, with_probes
+from parity.mistakes import readings
+from parity.probe import STEP, blind_spots, probe_input, with_probes
 from parity.spec import (
     CBAMOptions,
     CoordinateAttentionOptions,

@@ -142,7 +142,7 @@ def test_a_wrong_reading_is_caught_and_named(mistake):
 def test_a_dropped_bias_is_caught(options, fields):
     wrong = judge(read_as(probed(options), **fields))
     assert not wrong.agreed
-    assert "No single other reading of" in wrong.explanation
+    assert "None of " in wrong.explanation
     assert "the nearest is" in wrong.explanation
 
 

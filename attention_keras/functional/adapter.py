@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-def build(spec: Spec, *, shape: tuple[int, ...], data_format: str, dtype: str, device: str) -> keras.Model:
+def build(spec: Spec, *, shape: tuple[int | None, ...], data_format: str, dtype: str, device: str) -> keras.Model:
     """A model that is the one block of `spec`, named "block", for an input of `shape`."""
 
     function = getattr(functional, spec.options_class.function_name)

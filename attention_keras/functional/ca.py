@@ -8,6 +8,7 @@ from typing import Any
 
 from keras import layers, ops
 
+from attention_keras._block import scale
 from attention_keras._norm import BatchNormalization
 from attention_keras.functional._block import Block
 from parity.spec import BatchNorm, CoordinateAttentionOptions, CoordinateAttentionSpec, Gate
@@ -25,6 +26,7 @@ def coordinate_attention(
     gate: Gate | str | Mapping[str, Any] = "sigmoid",
     residual: bool = False,
     data_format: str | None = None,
+    synchronized: bool = False,
     dtype: Any = None,
     name: str | None = None,
     spec: CoordinateAttentionSpec | None = None,
@@ -53,6 +55,8 @@ def coordinate_attention(
         gate: "sigmoid", "hard_sigmoid", "identity", a `parity.spec.Gate`, or its JSON form.
         residual: whether x is added to y.
         data_format: "channels_first", "channels_last", or None for Keras' setting.
+        synchronized: whether replicas that train together share the norm's statistics, as Keras' own
+            `BatchNormalization` has it. Not part of the spec: alone, a replica computes the same.
         dtype: a Keras dtype policy or its name, never taken from x; None for the global policy.
         name: the prefix of the layers' names, ``<name>_reduce``, ``<name>_expand_h``; None for a new one.
         spec: a `parity.spec.CoordinateAttentionSpec` instead of the options above.
@@ -88,12 +92,13 @@ def coordinate_attention(
     x = block.cast(x)
     pools = [pool(x, axis, block) for axis in block.spatial_axes]
     f = reduce(ops.concatenate(pools, axis=1))
-    f = BatchNormalization(spec.norm, **block.named("norm"))(f) if spec.norm else f
+    shared = {"synchronized": synchronized} | block.named("norm")
+    f = BatchNormalization(spec.norm, **shared)(f) if spec.norm else f
     f = block.activation("activation", spec.activation)(f)
     y = x
     for axis, axis_name, part in zip(block.spatial_axes, spec.axis_names, split(f, pools), strict=True):
         expand = layers.Dense(spec.channels, use_bias=spec.head_bias, **block.named(f"expand.{axis_name}"))
-        y = y * place(gated(expand(part)), axis, block)
+        y = scale(y, place(gated(expand(part)), axis, block))
     return layers.Add(**block.named("residual"))([y, x]) if spec.residual else y
 
 
@@ -112,12 +117,11 @@ def split(f: Any, pools: list[Any]) -> list[Any]:
     if None not in lengths:
         return ops.split(f, list(accumulate(lengths[:-1])), axis=1)
     # A slice of unknown length would silently keep everything: it is None while the graph is drawn. So each part is
-    # gathered by its positions, which the running graph counts.
-    ones = [ops.ones_like(z[:, :, :1], dtype="int32") for z in pools]
-    ends = accumulate(ops.sum(one, axis=1, keepdims=True) for one in ones)
+    # gathered by its positions, which the running graph counts: ones as many as it is long, of an empty batch, too.
+    ones = [ops.prod(ops.ones_like(z[:, :, :1], dtype="int32"), axis=(0, 2)) for z in pools]
+    ends = accumulate(ops.sum(one) for one in ones)
     return [
-        ops.take_along_axis(f, end - ops.flip(ops.cumsum(one, axis=1), axis=1), axis=1)
-        for one, end in zip(ones, ends, strict=True)
+        ops.take(f, end - ops.flip(ops.cumsum(one, axis=0), axis=0), axis=1) for one, end in zip(ones, ends, strict=True)
     ]
 
 

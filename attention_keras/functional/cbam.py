@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import layers, ops
 
+from attention_keras._block import add, maximum, scale
 from attention_keras._norm import BatchNormalization
 from attention_keras.functional._block import Block
 from parity.spec import BatchNorm, CBAMOptions, CBAMSpec, Gate
@@ -31,6 +32,7 @@ def cbam(
     gate: Gate | str | Mapping[str, Any] = "sigmoid",
     residual: bool = False,
     data_format: str | None = None,
+    synchronized: bool = False,
     dtype: Any = None,
     name: str | None = None,
     spec: CBAMSpec | None = None,
@@ -65,6 +67,8 @@ def cbam(
         gate: of both halves: "sigmoid", "hard_sigmoid", "identity", a `parity.spec.Gate`, or its JSON form.
         residual: whether x is added to y.
         data_format: "channels_first", "channels_last", or None for Keras' setting.
+        synchronized: whether replicas that train together share the norm's statistics, as Keras' own
+            `BatchNormalization` has it. Not part of the spec: alone, a replica computes the same.
         dtype: a Keras dtype policy or its name, never taken from x; None for the global policy.
         name: the prefix of the layers' names, ``<name>_channel_fc1``, ``<name>_spatial_conv``; None for a new one.
         spec: a `parity.spec.CBAMSpec` instead of the options above.
@@ -101,9 +105,9 @@ def cbam(
     spec = block.spec
 
     x = block.cast(x)
-    refined = x * channel_attention(x, block) if spec.has_channel else x
+    refined = scale(x, channel_attention(x, block)) if spec.has_channel else x
     source = x if spec.spatial_source == "input" else refined
-    y = refined * spatial_attention(source, block) if spec.has_spatial else refined
+    y = scale(refined, spatial_attention(source, block, synchronized)) if spec.has_spatial else refined
     return layers.Add(**block.named("residual"))([y, x]) if spec.residual else y
 
 
@@ -118,20 +122,19 @@ def channel_attention(x: Any, block: Block) -> Any:
         """W2 activation(W1 z + b1) + b2."""
         return fc2(activation(fc1(z)))
 
-    # ops.max, not max pooling: it shares the gradient of tied maxima evenly.
-    z_mean, z_max = ops.mean(x, block.spatial_axes), ops.max(x, block.spatial_axes)
+    z_mean, z_max = ops.mean(x, block.spatial_axes), maximum(x, block.spatial_axes)
     is_joined = spec.channel_merge == "concat"
-    u = mlp(ops.concatenate([z_mean, z_max], axis=1)) if is_joined else mlp(z_mean) + mlp(z_max)
+    u = mlp(ops.concatenate([z_mean, z_max], axis=1)) if is_joined else add(mlp(z_mean), mlp(z_max))
     c = block.gate("channel.gate", spec.gate)(u)
     return ops.expand_dims(c, block.spatial_axes)
 
 
-def spatial_attention(x: Any, block: Block) -> Any:
+def spatial_attention(x: Any, block: Block, synchronized: bool) -> Any:
     """The spatial half: m, of size one along the channels, from the map that it is to judge."""
     spec, axis = block.spec, block.channel_axis
     # The planes are channels-last in both formats: TensorFlow has no channels-first convolution on the CPU.
     if spec.spatial_features == "pooled":
-        p = ops.stack([ops.mean(x, axis), ops.max(x, axis)], axis=-1)
+        p = ops.stack([ops.mean(x, axis), maximum(x, axis)], axis=-1)
     else:
         p = ops.moveaxis(x, axis, -1)
     u = CONVOLUTIONS[spec.spatial_dims](
@@ -142,6 +145,7 @@ def spatial_attention(x: Any, block: Block) -> Any:
         use_bias=spec.spatial_bias,
         **block.named("spatial.conv"),
     )(p)
-    u = BatchNormalization(spec.spatial_norm, **block.named("spatial.norm"))(u) if spec.spatial_norm else u
+    shared = {"synchronized": synchronized} | block.named("spatial.norm")
+    u = BatchNormalization(spec.spatial_norm, **shared)(u) if spec.spatial_norm else u
     m = block.gate("spatial.gate", spec.gate)(u)
     return ops.expand_dims(ops.squeeze(m, -1), axis)

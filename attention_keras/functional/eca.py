@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import layers, ops
 
+from attention_keras._block import scale
 from attention_keras.functional._block import Block
 from parity.spec import ECAOptions, ECASpec, Gate
 
@@ -76,4 +77,4 @@ def eca(
         edge = spec.kernel_size // 2
         z = ops.concatenate([z[:, z.shape[1] - edge :], z, z[:, :edge]], axis=1)
     s = block.gate("gate", spec.gate)(ops.squeeze(conv(ops.expand_dims(z, -1)), -1))
-    return x * ops.expand_dims(s, block.spatial_axes)
+    return scale(x, ops.expand_dims(s, block.spatial_axes))

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import layers, ops
 
+from attention_keras._block import scale
 from attention_keras.functional._block import Block
 from parity.spec import Gate, SqueezeExcitationOptions, SqueezeExcitationSpec
 
@@ -68,4 +69,4 @@ def squeeze_excitation(
     z = ops.mean(x, block.spatial_axes)
     h = block.activation("activation", spec.activation)(fc1(z))
     s = block.gate("gate", spec.gate)(fc2(h))
-    return x * ops.expand_dims(s, block.spatial_axes)
+    return scale(x, ops.expand_dims(s, block.spatial_axes))

@@ -14,9 +14,10 @@ from parity.spec import Options, Spec, SpecError, channel_axis, check_spec_of, s
 class Block(keras.layers.Layer):
     """A layer that knows its spec, once it is built, and checks its input."""
 
-    def __init__(self, options: Options, *, data_format: str | None, **kwargs: Any) -> None:
+    def __init__(self, options: Options, *, data_format: str | None, synchronized: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.options = options
+        self.synchronized = synchronized
         self.data_format = choose_data_format(data_format)
         self._spec: Any = None
 
@@ -65,7 +66,8 @@ class Block(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         options = {name: value for name, value in self.options.to_json().items() if name != "block"}
-        return super().get_config() | options | {"data_format": self.data_format}
+        shared = {"synchronized": True} if self.synchronized else {}
+        return super().get_config() | options | {"data_format": self.data_format} | shared
 
 
 def sublayer(layer: keras.layers.Layer, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from attention_keras._block import scale
 from attention_keras._gate import apply_activation, apply_gate
 from attention_keras._norm import BatchNormalization
 from attention_keras.layers._block import Block
@@ -40,6 +41,8 @@ class CoordinateAttention(Block):
         gate: "sigmoid", "hard_sigmoid", "identity", a `parity.spec.Gate`, or its JSON form.
         residual: whether x is added to y.
         data_format: "channels_first", "channels_last", or None for Keras' setting.
+        synchronized: whether replicas that train together share the norm's statistics, as Keras' own
+            `BatchNormalization` has it. Not part of the spec: alone, a replica computes the same.
         kwargs: of every Keras layer: name, dtype, trainable.
 
     Raises:
@@ -65,6 +68,7 @@ class CoordinateAttention(Block):
         gate: Gate | str | Mapping[str, Any] = "sigmoid",
         residual: bool = False,
         data_format: str | None = None,
+        synchronized: bool = False,
         **kwargs: Any,
     ) -> None:
         options = CoordinateAttentionOptions(
@@ -77,14 +81,15 @@ class CoordinateAttention(Block):
             gate=gate,
             residual=residual,
         )
-        super().__init__(options, data_format=data_format, **kwargs)
+        super().__init__(options, data_format=data_format, synchronized=synchronized, **kwargs)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Find C and d, and make the weights."""
         super().build(input_shape)
         spec = self.spec
         self.reduce = layers.Dense(spec.hidden_channels, use_bias=spec.bias, **self.named("reduce"))
-        self.norm = BatchNormalization(spec.norm, **self.named("norm")) if spec.norm else None
+        shared = {"synchronized": self.synchronized} | self.named("norm")
+        self.norm = BatchNormalization(spec.norm, **shared) if spec.norm else None
         self.expand = {
             axis: layers.Dense(spec.channels, use_bias=spec.head_bias, **self.named(f"expand_{axis}"))
             for axis in spec.axis_names
@@ -107,7 +112,7 @@ class CoordinateAttention(Block):
             self.spatial_axes, self.spec.axis_names, lengths, accumulate(lengths), strict=True
         ):
             g = apply_gate(self.expand[axis_name](f[:, end - length : end]), self.spec.gate)
-            y = y * self.place(g, axis)
+            y = scale(y, self.place(g, axis))
         return y + x if self.spec.residual else y
 
     def pool(self, x: Any, axis: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from attention_keras._block import maximum, scale
 from attention_keras._gate import apply_activation, apply_gate
 from attention_keras._norm import BatchNormalization
 from attention_keras.layers._block import Block, sublayer
@@ -47,6 +48,8 @@ class CBAM(Block):
         gate: of both halves: "sigmoid", "hard_sigmoid", "identity", a `parity.spec.Gate`, or its JSON form.
         residual: whether x is added to y.
         data_format: "channels_first", "channels_last", or None for Keras' setting.
+        synchronized: whether replicas that train together share the norm's statistics, as Keras' own
+            `BatchNormalization` has it. Not part of the spec: alone, a replica computes the same.
         kwargs: of every Keras layer: name, dtype, trainable.
 
     Raises:
@@ -77,6 +80,7 @@ class CBAM(Block):
         gate: Gate | str | Mapping[str, Any] = "sigmoid",
         residual: bool = False,
         data_format: str | None = None,
+        synchronized: bool = False,
         **kwargs: Any,
     ) -> None:
         options = CBAMOptions(
@@ -94,14 +98,15 @@ class CBAM(Block):
             gate=gate,
             residual=residual,
         )
-        super().__init__(options, data_format=data_format, **kwargs)
+        super().__init__(options, data_format=data_format, synchronized=synchronized, **kwargs)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Find C and d, and make the weights."""
         super().build(input_shape)
         spec = self.spec
         self.channel = ChannelAttention(spec, self.data_format, **self.named("channel")) if spec.has_channel else None
-        self.spatial = SpatialAttention(spec, self.data_format, **self.named("spatial")) if spec.has_spatial else None
+        shared = {"synchronized": self.synchronized} | self.named("spatial")
+        self.spatial = SpatialAttention(spec, self.data_format, **shared) if spec.has_spatial else None
         for half in (self.channel, self.spatial):
             if half:
                 half.build(input_shape)
@@ -109,9 +114,9 @@ class CBAM(Block):
     def call(self, x: Any, training: bool | None = None) -> Any:
         """y, of the shape of x."""
         self.check_input(x)
-        refined = x * self.channel(x) if self.channel else x
+        refined = scale(x, self.channel(x)) if self.channel else x
         source = x if self.spec.spatial_source == "input" else refined
-        y = refined * self.spatial(source, training=training) if self.spatial else refined
+        y = scale(refined, self.spatial(source, training=training)) if self.spatial else refined
         return y + x if self.spec.residual else y
 
 
@@ -134,8 +139,7 @@ class ChannelAttention(layers.Layer):
 
     def call(self, x: Any) -> Any:
         """c, of shape (N, C) and axes of size one."""
-        # ops.max, not max pooling: it shares the gradient of tied maxima evenly.
-        z_mean, z_max = ops.mean(x, self.spatial_axes), ops.max(x, self.spatial_axes)
+        z_mean, z_max = ops.mean(x, self.spatial_axes), maximum(x, self.spatial_axes)
         is_joined = self.spec.channel_merge == "concat"
         u = self.mlp(ops.concatenate([z_mean, z_max], axis=1)) if is_joined else self.mlp(z_mean) + self.mlp(z_max)
         return ops.expand_dims(apply_gate(u, self.spec.gate), self.spatial_axes)
@@ -148,9 +152,10 @@ class ChannelAttention(layers.Layer):
 class SpatialAttention(layers.Layer):
     """The spatial half: m, of size one along the channels, from the map that it is to judge."""
 
-    def __init__(self, spec: Any, data_format: str, **kwargs: Any) -> None:
+    def __init__(self, spec: Any, data_format: str, *, synchronized: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec
+        self.synchronized = synchronized
         self.channel_axis = channel_axis(spec.spatial_dims, data_format)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -165,7 +170,8 @@ class SpatialAttention(layers.Layer):
             use_bias=spec.spatial_bias,
             **sublayer(self, "conv"),
         )
-        self.norm = BatchNormalization(spec.spatial_norm, **sublayer(self, "norm")) if spec.spatial_norm else None
+        shared = {"synchronized": self.synchronized} | sublayer(self, "norm")
+        self.norm = BatchNormalization(spec.spatial_norm, **shared) if spec.spatial_norm else None
         self.conv.build((None,) * (spec.spatial_dims + 1) + (planes,))
         if self.norm:
             self.norm.build((None,) * (spec.spatial_dims + 1) + (1,))
@@ -175,7 +181,7 @@ class SpatialAttention(layers.Layer):
         axis = self.channel_axis
         # The planes are channels-last in both formats: TensorFlow has no channels-first convolution on the CPU.
         if self.spec.spatial_features == "pooled":
-            p = ops.stack([ops.mean(x, axis), ops.max(x, axis)], axis=-1)
+            p = ops.stack([ops.mean(x, axis), maximum(x, axis)], axis=-1)
         else:
             p = ops.moveaxis(x, axis, -1)
         u = self.conv(p)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from attention_keras._block import scale
 from attention_keras._gate import apply_gate
 from attention_keras.layers._block import Block
 from parity.spec import ECAOptions, Gate
@@ -80,4 +81,4 @@ class ECA(Block):
             edge = self.spec.kernel_size // 2
             z = ops.concatenate([z[:, z.shape[1] - edge :], z, z[:, :edge]], axis=1)
         s = apply_gate(ops.squeeze(self.conv(ops.expand_dims(z, -1)), -1), self.spec.gate)
-        return x * ops.expand_dims(s, self.spatial_axes)
+        return scale(x, ops.expand_dims(s, self.spatial_axes))

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from attention_keras._block import scale
 from attention_keras._gate import apply_activation, apply_gate
 from attention_keras.layers._block import Block
 from parity.spec import Gate, SqueezeExcitationOptions
@@ -73,4 +74,4 @@ class SqueezeExcitation(Block):
         z = ops.mean(x, self.spatial_axes)
         h = apply_activation(self.fc1(z), self.spec.activation)
         s = apply_gate(self.fc2(h), self.spec.gate)
-        return x * ops.expand_dims(s, self.spatial_axes)
+        return scale(x, ops.expand_dims(s, self.spatial_axes))

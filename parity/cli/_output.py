@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -33,6 +34,15 @@ def show(given: argparse.Namespace, *parts: Any) -> None:
         console = Console(stderr=console.stderr, width=FILE_WIDTH)
     for part in parts:
         console.print(part)
+
+
+def as_text(*parts: Any) -> str:
+    """What `show` prints, without colours."""
+    console = Console(file=io.StringIO(), width=FILE_WIDTH)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return captured.get()
 
 
 def progress_bar(console: Console) -> Progress:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from parity import cases, client, run
+from parity import bundle, cases, client, run
 from parity.backends import BACKENDS, DEVICES
-from parity.cli._output import AGREED, DISAGREED, add_json, check_writable, progress_bar, show, write_json
+from parity.cli._limits import add_limits, limits_of
+from parity.cli._output import AGREED, DISAGREED, add_json, as_text, check_writable, progress_bar, show, write_json
 from parity.errors import ParityError, SpecError
 from parity.spec import SPECS
-from parity.tolerances import DTYPES
+from parity.tolerances import PRECISIONS
 
 
 def add_commands(commands: Any) -> None:
@@ -36,13 +38,17 @@ def add_commands(commands: Any) -> None:
     judge.add_argument(
         "--case", metavar="ID", help="only this case, or those that a pattern (*, ?, [..]) fits", **several
     )
-    judge.add_argument("--dtype", choices=DTYPES, help="only this dtype (may be repeated)", **several)
+    judge.add_argument("--dtype", choices=list(PRECISIONS), help="only this dtype (may be repeated)", **several)
     judge.add_argument("--device", choices=DEVICES, default="cpu", help="where the backends compute (default: cpu)")
     judge.add_argument("--full", action="store_true", help="the whole product: about twelve times as long")
     judge.add_argument(
         "--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="cases at once (default: the cores)"
     )
+    add_limits(judge)
     add_json(judge, "every figure as JSON")
+    judge.add_argument(
+        "--out", type=Path, metavar="DIR", help="write a bundle for `parity compare`: results, machine, versions, switches"
+    )
     judge.add_argument("--list", action="store_true", help="print the ids of the chosen cases and run nothing")
     judge.set_defaults(command=_run)
 
@@ -76,13 +82,18 @@ def _run(given: argparse.Namespace) -> int:
         return AGREED
     if not chosen:
         raise SpecError("received filters that leave no case", "at least one", "see `parity run --list`")
+    limits_of(given)  # refused before the work
     check_writable(given.json)
+    if given.out is not None:
+        bundle.check_target(given.out)
     report = _judge(given, chosen, list(dict.fromkeys(given.backend)) or list(BACKENDS))
     show(given, *_tables(report))
     for outcome in report.failures:
         Console(stderr=True).print(outcome.explain() + "\n", markup=False, highlight=False, soft_wrap=True)
     show(given, _verdict(report, len(chosen)))
     write_json(given.json, report.to_json())
+    if given.out is not None:
+        bundle.write(given.out, report, given.command_line, as_text(*_tables(report), _verdict(report, len(chosen))))
     # A backend that was asked for by name and is absent is no agreement.
     return AGREED if report.agreed and not (given.backend and report.absent) else DISAGREED
 
@@ -115,7 +126,8 @@ def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: lis
             if outcome is not None and not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
                 console.print(f"{done} of {total} results, {failed} failed", highlight=False)
 
-        return run.judge(chosen, backends, device=given.device, jobs=given.jobs, progress=progress)
+        limits = limits_of(given)
+        return run.judge(chosen, backends, device=given.device, jobs=given.jobs, limits=limits, progress=progress)
 
 
 def _tables(report: run.Report) -> list[Table]:
@@ -126,7 +138,23 @@ def _tables(report: run.Report) -> list[Table]:
         epsilons.add_row(backend, *(_epsilons(report.of(block, backend)) for block in SPECS))
     for backend, reason in report.absent.items():
         ratio.add_row(backend, f"[yellow]absent[/]: {escape(reason)}")
-    return [ratio, epsilons]
+    return [ratio, epsilons, _by_dtype(report)]
+
+
+def _by_dtype(report: run.Report) -> Table:
+    """The worst error of each backend in each dtype; where gradients are judged by their norm, that of the norms."""
+    dtypes = [dtype for dtype in PRECISIONS if any(outcome.dtype == dtype for outcome in report.outcomes)]
+    table = Table("backend", *dtypes, title=f"worst error in epsilons of the dtype (by norm), {report.device}")
+    for backend in report.judged:
+        outcomes = [outcome for outcome in report.outcomes if outcome.backend == backend]
+        table.add_row(backend, *(_worst([o for o in outcomes if o.dtype == dtype]) for dtype in dtypes))
+    return table
+
+
+def _worst(outcomes: list[run.Outcome]) -> str:
+    found = [comparison for outcome in outcomes for comparison in outcome.comparisons]
+    single, by_norm = ([c.epsilons for c in found if c.by_norm is kind] for kind in (False, True))
+    return f"{max(single):.1f}" + (f" ({max(by_norm):.1f})" if by_norm else "") if single else "-"
 
 
 def _ratio(outcomes: list[run.Outcome]) -> str:

@@ -153,6 +153,6 @@ def _folder(path: str) -> Contents:
         name for name in sorted(os.listdir(path)) if name.endswith((".safetensors.index.json", ".bin.index.json"))
     ]
     if len(indexes) == 1:
-        return _module("sharded").read(os.path.join(path, indexes[0]))
+        return _module("sharded").read_folder(path, indexes[0])
     held = f"with {len(indexes)} indexes of checkpoints" if indexes else "of no known kind"
     raise FormatError(f"received {path!r}, a folder {held}", KINDS, "pass the path of the file itself")

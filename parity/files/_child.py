@@ -37,6 +37,7 @@ MEMORY = {"hdf5": 1 * GIB, "keras_archive": 1 * GIB, "tensorflow": 8 * GIB}
 # Where a tensor's bytes are: in the file that was asked for, or in one beside the answer.
 ORIGINAL, COPIES = "original", "copies"
 ALIGNMENT = 64
+MAX_ANSWER = 1 << 26  # bytes; names can be many times as long as their file
 
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
@@ -86,17 +87,35 @@ def read(reader: str, path: str) -> Contents:
         command = [sys.executable, "-P", "-m", "parity.files._child", reader, path, folder]
         limits = [str(int(MEMORY[reader] + 2 * size)), str(int(seconds) + 1)]
         try:
-            process = subprocess.run(
-                command + limits, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
-            )
+            death = _run(command + limits, os.path.join(folder, "complaints"), seconds)
         except subprocess.TimeoutExpired as error:
             raise _damaged(path, f"its reader did not answer within {seconds:.0f} seconds") from error
-        answer = _answer(folder)
-        if answer is None:
-            raise _damaged(path, _death(process))
-        if "error" in answer:
-            raise getattr(errors, answer["error"])(answer["message"])
-        return _contents(path, folder, answer)
+        return taken(path, folder, death)
+
+
+def taken(path: str, folder: str, death: str) -> Contents:
+    """What was answered in `folder`; `death` is how the reader ended, where it left no answer."""
+    answer = _answer(folder)
+    if answer is None:
+        raise _damaged(path, death)
+    if "error" in answer:
+        raise getattr(errors, answer["error"])(answer["message"])
+    return _contents(path, folder, answer)
+
+
+def _run(command: list[str], complaints: str, seconds: float) -> str:
+    """Run the child; how it ended, in words. What it writes goes into a file, so that it costs no memory here."""
+    with open(complaints, "w+b") as file:
+        process = subprocess.run(
+            command,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            timeout=seconds,
+        )
+        last = _last_line(file)
+    return _death(process.returncode) + (f": {last}" if last else "")
 
 
 def _size(path: str) -> int:
@@ -120,17 +139,24 @@ def _answer(folder: str) -> dict[str, Any] | None:
     try:
         with open(os.path.join(folder, "answer.json"), encoding="utf-8") as file:
             return json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
-def _death(process: subprocess.CompletedProcess[bytes]) -> str:
-    if process.returncode == -signal.SIGXCPU:
+def _death(status: int) -> str:
+    if status == -signal.SIGXCPU:
         return "its reader computed without end"
-    if process.returncode < 0:
-        return f"its reader crashed ({signal.Signals(-process.returncode).name})"
-    lines = process.stderr.decode(errors="replace").strip().splitlines()
-    return f"its reader failed with status {process.returncode}{': ' + lines[-1] if lines else ''}"
+    if status == -signal.SIGKILL:
+        return "its reader was killed (SIGKILL), as a system does that runs out of memory"
+    if status < 0:
+        return f"its reader crashed ({signal.Signals(-status).name})"
+    return f"its reader failed with status {status}"
+
+
+def _last_line(file: BinaryIO) -> str:
+    file.seek(-min(file.seek(0, 2), 4096), 2)
+    lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1][:400] if lines else ""
 
 
 def _contents(path: str, folder: str, answer: Mapping[str, Any]) -> Contents:
@@ -155,20 +181,35 @@ def _dtype(name: str) -> np.dtype:
 
 
 def main(reader: str, path: str, folder: str, memory: str, seconds: str) -> None:
-    """Answer, or leave the reason why not."""
+    """Answer within bounds."""
     _limit(int(memory), int(seconds))
+    answer(reader, path, folder)
+
+
+def answer(reader: str, path: str, folder: str) -> None:
+    """Leave in `folder` what `reader` finds, or the reason why it finds nothing."""
     try:
-        answer = _collect(reader, path, folder)
+        text = _text(_collect(reader, path, folder))
+        if len(text) > MAX_ANSWER:
+            raise FormatError(f"{path} holds names of {len(text)} bytes", f"at most {MAX_ANSWER}")
     except ParityError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
+        text = _refusal(type(error).__name__, str(error))
     except MemoryError:
-        answer = {"error": "FormatError", "message": str(_damaged(path, "its reader ran out of memory"))}
+        text = _refusal("FormatError", str(_damaged(path, "its reader ran out of memory")))
     except Exception as error:  # whatever a library raises over a damaged file
         # Long messages of libraries repeat themselves.
-        reason = f"{type(error).__name__}: {error}"[:400]
-        answer = {"error": "FormatError", "message": str(_damaged(path, reason))}
-    with open(os.path.join(folder, "answer.json"), "w", encoding="utf-8") as file:
-        json.dump(answer, file)
+        text = _refusal("FormatError", str(_damaged(path, f"{type(error).__name__}: {error}"[:400])))
+    with open(os.path.join(folder, "answer.json"), "wb") as file:
+        file.write(text)
+
+
+def _text(found: Mapping[str, Any]) -> bytes:
+    """JSON; a name that is no text is a UnicodeEncodeError."""
+    return json.dumps(found, ensure_ascii=False).encode()
+
+
+def _refusal(kind: str, message: str) -> bytes:
+    return _text({"error": kind, "message": message.encode(errors="backslashreplace").decode()})
 
 
 def _limit(memory: int, seconds: int) -> None:

@@ -6,12 +6,14 @@ A model's layers are stored under their class and a number (``layers/dense_1``),
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from parity.errors import FormatError
 from parity.files._child import Stored
 from parity.spec import SPECS
 
@@ -37,6 +39,7 @@ BLOCKS = {spec.options_class.class_name: spec for spec in SPECS.values()}
 SIZES = ("channels", "hidden_channels", "kernel_size", "spatial_dims")
 
 MAX_DEPTH = 32
+MAX_HINT = 1 << 10  # letters of one option of a block, as JSON
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,9 @@ def _is_block(layer: Layer) -> bool:
 def _told(layer: Layer) -> dict[str, Any]:
     known = {field.name for field in fields(BLOCKS[layer.class_name])}  # type: ignore[arg-type]
     told = {name: value for name, value in layer.config.items() if name in known and name not in SIZES}
+    for name, value in told.items():
+        if len(json.dumps(value)) > MAX_HINT:
+            raise FormatError(f"the configuration of {layer.name!r} has an endless {name!r}", "the options of a block")
     build = layer.entry.get("build_config")
     shape = build.get("input_shape") if isinstance(build, Mapping) else None
     return told | ({"spatial_dims": len(shape) - 2} if "spatial_dims" in known and isinstance(shape, list) else {})

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -67,16 +67,17 @@ def of_file(path: str, source: Any, start: int | None, size: int, config: Mappin
             f"received {path!r}, an HDF5 file, but h5py is not installed", remedy="pip install h5py"
         ) from error
     root = h5py.File(source, "r")
-    datasets = {name: _stored(name, dataset, start) for name, dataset in _datasets(root)}
+    groups, found = _tree(root)
+    datasets = {name: _stored(name, dataset, start) for name, dataset in found.items()}
     total = sum(_bytes(stored.shape, stored.dtype) for stored in datasets.values())
     if total > EXPANSION * (size + FREE_BYTES):
         raise FormatError(f"{path} declares {total} bytes of data in a file of {size}", "data that is there")
-    if legacy := root.get("model_weights", root if _strings(root, "layer_names") else None):
+    if "model_weights" in groups or _strings(root, "layer_names"):
         config = config or _json(root.attrs.get("model_config"))
-        prefix = "model_weights/" if "model_weights" in root else ""
-        return Found("Keras 2 HDF5 file", _legacy(legacy, prefix, datasets), _keras.hints(config))
+        prefix = "model_weights/" if "model_weights" in groups else ""
+        return Found("Keras 2 HDF5 file", _legacy(groups, prefix, datasets), _keras.hints(config))
     if any(re.search(r"(^|/)vars/\d+$", name) for name in datasets):
-        return Found("Keras 3 weights", _keras.named(datasets, _names(root, datasets), config), _keras.hints(config))
+        return Found("Keras 3 weights", _keras.named(datasets, _names(groups, datasets), config), _keras.hints(config))
     raise FormatError(
         f"{path} is an HDF5 file without the layout of Keras",
         "'layer_names', 'model_weights' or groups 'vars'",
@@ -87,29 +88,35 @@ def of_file(path: str, source: Any, start: int | None, size: int, config: Mappin
 # Datasets
 
 
-def _datasets(root: Any) -> Iterator[tuple[str, Any]]:
-    """Every dataset by its path; nothing is followed but the hard links of the file itself."""
+def _tree(root: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The groups and the datasets by their paths; nothing is followed but the hard links of the file itself.
+
+    Whatever else the file names is looked up in these, and never in the file: a path could lead through other links.
+    """
     import h5py
 
-    seen: set[Any] = set()
+    groups, datasets, seen = {"": root}, {}, set()
     queue = deque([("", root)])
     while queue:
         path, group = queue.popleft()
         address = h5py.h5o.get_info(group.id).addr
         if address in seen or path.count("/") > MAX_DEPTH:
-            raise FormatError(f"the group {path!r} holds itself, or is {MAX_DEPTH} groups deep", "a tree")
+            raise FormatError(f"the group {path!r} holds itself, or is more than {MAX_DEPTH} groups deep", "a tree")
         seen.add(address)
         for name in group:
+            full = f"{path}{name}"
+            if "/" in name or not isinstance(link := group.get(name, getlink=True), h5py.HardLink):
+                kind = "path" if "/" in name else type(link).__name__
+                raise FormatError(f"{full!r} is a {kind}", "data of the file itself")
             if path == "" and name in OPTIMIZERS:
                 continue
-            link, full = group.get(name, getlink=True), f"{path}{name}"
-            if not isinstance(link, h5py.HardLink):
-                raise FormatError(f"{full!r} is a {type(link).__name__}", "data of the file itself")
             child = group[name]
             if isinstance(child, h5py.Group):
+                groups[full] = child
                 queue.append((f"{full}/", child))
             elif isinstance(child, h5py.Dataset):
-                yield full, child
+                datasets[full] = child
+    return groups, datasets
 
 
 def _stored(name: str, dataset: Any, start: int | None) -> Stored:
@@ -171,14 +178,14 @@ def _json(value: Any) -> dict[str, Any]:
 # Names
 
 
-def _legacy(group: Any, prefix: str, datasets: Mapping[str, Stored]) -> dict[str, Stored]:
+def _legacy(groups: Mapping[str, Any], prefix: str, datasets: Mapping[str, Stored]) -> dict[str, Stored]:
     preferred = {}
-    for layer in [*_strings(group, "layer_names"), "top_level_model_weights"]:
-        if layer not in group:
+    for layer in [*_strings(groups[prefix.rstrip("/")], "layer_names"), "top_level_model_weights"]:
+        if (group := groups.get(f"{prefix}{layer}")) is None:
             if layer != "top_level_model_weights":
                 raise FormatError(f"the layer {layer!r} is named and not there", "a whole file")
             continue
-        for weight in _strings(group[layer], "weight_names"):
+        for weight in _strings(group, "weight_names"):
             path = f"{prefix}{layer}/{weight}"
             if path not in datasets:
                 raise FormatError(f"the weight {path!r} is named and not there", "a whole file")
@@ -196,13 +203,14 @@ def _legacy_name(layer: str, weight: str) -> str:
     return f"{layer}/{name}" if layer else name
 
 
-def _names(root: Any, datasets: Mapping[str, Stored]) -> dict[str, str]:
+def _names(groups: Mapping[str, Any], datasets: Mapping[str, Stored]) -> dict[str, str]:
     """The names that layers had, by the path of their group; "" is the model's own."""
     owners = {path.rpartition("/vars/")[0] for path in datasets if "/vars/" in path}
     paths = {owner[:end] for owner in owners for end in (*_slashes(owner), len(owner))}
     found = {}
     for path in sorted(paths):
-        name = root[path]["vars"].attrs.get("name") if "vars" in root[path] else None
+        variables = groups.get(f"{path}/vars" if path else "vars")
+        name = variables.attrs.get("name") if variables is not None else None
         if name is not None:
             found[path] = _text(name)
     return found

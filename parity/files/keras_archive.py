@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from parity import exchange
 from parity.errors import FormatError
 from parity.files import Contents, _child, hdf5
 from parity.files._child import Found
@@ -55,7 +56,7 @@ def collect(path: str) -> Found:
 def _config(path: str, file: BinaryIO, info: zipfile.ZipInfo) -> Mapping[str, Any]:
     with _unpacked(path, file, info) as unpacked:
         try:
-            found = json.loads(unpacked.read(MAX_CONFIG_BYTES))
+            found = json.loads(unpacked.read(MAX_CONFIG_BYTES), object_pairs_hook=exchange.distinct)
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{path} has an unreadable {CONFIG}: {error}", "the JSON of a model") from error
     if not isinstance(found, dict):

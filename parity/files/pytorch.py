@@ -241,7 +241,7 @@ def _legacy(path: str, file: BinaryIO) -> tuple[Any, Bytes]:
     keys, start = _run(path, stream), file.tell()
     for key in keys if isinstance(keys, list) else []:
         if not isinstance(key, str) or key not in storages or start + 8 > len(data):
-            raise FormatError(f"{path} ends before the storage {key!r}, or has no use for it", "a whole file")
+            raise FormatError(f"{path} ends before the storage {shown(key)}, or has no use for it", "a whole file")
         end = start + 8 + int.from_bytes(data[start : start + 8].tobytes(), "little") * storages[key].dtype.itemsize
         places[key] = data[start + 8 : end]
         start = end
@@ -255,13 +255,15 @@ def _legacy(path: str, file: BinaryIO) -> tuple[Any, Bytes]:
 
 
 class _Limited:
-    """A file that gives no more at once than a pickle may have."""
+    """A file that gives no more at once than it has, nor than a pickle may have."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+        self.file, start = file, file.tell()
+        self.most = min(MAX_PICKLE_BYTES, file.seek(0, io.SEEK_END))
+        file.seek(start)
 
     def read(self, count: int) -> bytes:
-        if count > MAX_PICKLE_BYTES:
+        if count > self.most:  # Python makes room for all that is asked for before it reads
             raise ValueError(f"a text of {count} bytes")
         return self.file.read(count)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from parity import dialects, exchange
 from parity.block import Block, Probe
-from parity.errors import FormatError
+from parity.errors import FormatError, MissingTensorError
 from parity.files import Contents
 
 GOLDEN = "attention-golden/1"
@@ -47,7 +46,7 @@ def recording(path: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[st
 
 def _golden(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Contents:
     state = {name.removeprefix("state/"): tensors[name] for name in tensors if name.startswith("state/")}
-    dialect, hints = metadata["dialect"], json.loads(metadata.get("hints", "{}"))
+    dialect, hints = metadata["dialect"], exchange.strict_json(metadata.get("hints", "{}"))
     if not isinstance(hints, dict):
         raise TypeError(f"hints of type {type(hints).__name__}")
     known = dialects.DIALECTS.get(dialect)
@@ -60,15 +59,18 @@ def _prover(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> C
     """What gives blocks the recorded inputs and outputs as their probes."""
     last, source = metadata["input_layout"] == "channels_last", f"recording of {metadata['source']}"
 
-    def first(value: np.ndarray) -> np.ndarray:
-        return np.moveaxis(value, -1, 1) if last else value
+    def first(name: str) -> np.ndarray:
+        if name not in tensors:
+            raise MissingTensorError(f"received a {source} without {name!r}", "an input and an output of each block")
+        value = tensors[name]
+        return np.moveaxis(value, -1, 1) if last and value.ndim > 1 else value  # a probe says what is wrong with others
 
     def prove(blocks: list[Block]) -> list[Block]:
         proved = []
         for block in blocks:
             trained = f"{block.name}/input" in tensors
             x, y = (f"{block.name}/input", f"{block.name}/output") if trained else ("input", "eval/output")
-            proved.append(replace(block, probe=Probe(first(tensors[x]), first(tensors[y]), source)))
+            proved.append(replace(block, probe=Probe(first(x), first(y), source)))
         return proved
 
     return prove
@@ -76,7 +78,7 @@ def _prover(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> C
 
 def _golden_onnx(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Contents:
     state = {name: value for name, value in tensors.items() if not name.endswith(("/input", "/output"))}
-    hints = {block["name"]: {"gate": _gate(block)} for block in json.loads(metadata["blocks"])}
+    hints = {block["name"]: {"gate": _gate(block)} for block in exchange.strict_json(metadata["blocks"])}
     if not all(isinstance(name, str) for name in hints):
         raise TypeError("a block's name that is no string")
     return Contents(

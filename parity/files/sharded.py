@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 
@@ -23,7 +22,9 @@ def read(path: str) -> Contents:
         MissingTensorError, UnexpectedTensorError: where index and shards disagree.
     """
     folder, weight_map = os.path.dirname(path), _weight_map(path)
-    shards = {shard: _tensors(_inside(path, folder, shard)) for shard in sorted(set(weight_map.values()))}
+    shards = {
+        shard: _tensors(_inside(f"{path} names the shard", folder, shard)) for shard in sorted(set(weight_map.values()))
+    }
     missing = [f"{name} in {shard}" for name, shard in weight_map.items() if name not in shards[shard]]
     if missing:
         raise MissingTensorError(f"{path} maps {_some(missing)}", "tensors that are there", "fetch the shards again")
@@ -39,8 +40,7 @@ def _weight_map(path: str) -> dict[str, str]:
         if os.path.getsize(path) > MAX_INDEX_BYTES:
             raise ValueError(f"it has more than {MAX_INDEX_BYTES} bytes")
         with open(path, encoding="utf-8") as file:
-            index = json.load(file, object_pairs_hook=exchange.distinct)
-        weight_map = index["weight_map"]
+            weight_map = exchange.strict_json(file.read())["weight_map"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         expected = "JSON with a 'weight_map' of shards by tensor name"
         raise FormatError(f"{path} cannot be read as the index of a checkpoint: {error}", expected) from error
@@ -51,16 +51,25 @@ def _weight_map(path: str) -> dict[str, str]:
     return weight_map
 
 
-def _inside(index: str, folder: str, shard: str) -> str:
-    """The path of `shard`, which may not leave the folder of its index."""
+def read_folder(folder: str, index: str) -> Contents:
+    """`read`, of the file `index` of a folder, which may not be a link out of it, nor a device or a pipe.
+
+    Raises:
+        FormatError: for such a file; and what `read` raises.
+    """
+    return read(_inside(f"{folder} holds", folder, index))
+
+
+def _inside(said: str, folder: str, name: str) -> str:
+    """The path of the file `name`, which may not leave `folder`; who `said` it begins the message."""
     expected = "plain names of files beside it"
-    if not shard or shard != os.path.basename(shard) or "\\" in shard or "\0" in shard or shard in (".", ".."):
-        raise FormatError(f"{index} names the shard {shard!r}", expected)
-    path = os.path.join(folder, shard)
+    if not name or name != os.path.basename(name) or "\\" in name or "\0" in name or name in (".", ".."):
+        raise FormatError(f"{said} {name!r}", expected)
+    path = os.path.join(folder, name)
     if os.path.dirname(os.path.realpath(path)) not in _homes(folder):
-        raise FormatError(f"{index} names the shard {shard!r}, a link out of its folder", expected)
+        raise FormatError(f"{said} {name!r}, a link out of its folder", expected)
     if not os.path.isfile(path):
-        raise FormatError(f"{index} names the shard {shard!r}, which is no file", expected, "fetch the shards again")
+        raise FormatError(f"{said} {name!r}, which is no file", expected, "fetch the files again")
     return path
 
 
@@ -68,8 +77,8 @@ def _homes(folder: str) -> list[str]:
     """Where a shard's bytes may lie: its folder, or the store that a downloader's snapshots of a model link to."""
     folder = os.path.realpath(folder)
     snapshots = os.path.dirname(folder)
-    store = os.path.join(os.path.dirname(snapshots), "blobs")
-    return [folder, os.path.realpath(store)] if os.path.basename(snapshots) == "snapshots" else [folder]
+    store = os.path.join(os.path.dirname(snapshots), "blobs")  # itself no link, which could lead anywhere
+    return [folder, store] if os.path.basename(snapshots) == "snapshots" else [folder]
 
 
 def _tensors(path: str) -> Mapping[str, np.ndarray]:

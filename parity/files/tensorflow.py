@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections import Counter
@@ -21,6 +22,7 @@ from parity.files._child import Found, Stored
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "VARIABLE_VALUE"
 MAX_STATE_BYTES = 1 << 20
+MAX_PATH_BYTES = 1 << 26  # of all paths of attributes: a small graph can make many long ones
 
 # The children that a node of an optimizer has: of Keras 3 and tf.keras 2.11 and later, and of older ones.
 OPTIMIZERS = ({"_iterations", "_learning_rate"}, {"iter", "learning_rate"})
@@ -36,7 +38,35 @@ def read(prefix: str) -> Contents:
     """
     if not os.path.isfile(f"{prefix}.index"):
         raise FormatError(f"{prefix}.index is no file", "a checkpoint with variables", "fetch its other files too")
+    for path in (f"{prefix}.index", *_shards(prefix)):
+        _check_inside(prefix, path)
     return _child.read("tensorflow", prefix)
+
+
+def _shards(prefix: str) -> list[str]:
+    """The files that hold the numbers of the checkpoint at `prefix`."""
+    folder, name = os.path.split(prefix)
+    names = [entry for entry in os.listdir(folder or ".") if entry.startswith(f"{name}.data-")]
+    return [os.path.join(folder, entry) for entry in sorted(names)]
+
+
+def _check_inside(prefix: str, path: str) -> None:
+    """Refuse what is no file, and what lies elsewhere than beside the checkpoint or in the store of a downloader."""
+    if not os.path.isfile(path):  # a pipe would keep its reader waiting
+        raise FormatError(f"{path} is no file", "a checkpoint of plain files", "fetch it again")
+    folder = os.path.dirname(os.path.abspath(prefix))
+    model = os.path.dirname(folder) if _is_model(prefix) else folder
+    homes = [os.path.normpath(os.path.join(os.path.realpath(model), os.path.relpath(folder, model)))]
+    parts = os.path.realpath(model).split(os.sep)
+    if "snapshots" in parts:  # whose files are links
+        homes.append(os.sep.join([*parts[: parts.index("snapshots")], "blobs"]))
+    if os.path.dirname(os.path.realpath(path)) not in homes:
+        raise FormatError(f"{path} is a link out of its folder", "a checkpoint of plain files", "put copies there")
+
+
+def _is_model(prefix: str) -> bool:
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
+    return os.path.isfile(os.path.join(folder, "saved_model.pb"))
 
 
 def latest(folder: str) -> str:
@@ -69,7 +99,8 @@ def collect(prefix: str) -> Found:
             remedy="pip install 'attention-parity[tf1]'",
         ) from error
     try:
-        reader = tf.train.load_checkpoint(prefix)
+        # `load_checkpoint` would follow the state file of a folder of this name; and "gs://" would be another machine.
+        reader = tf.compat.v1.train.NewCheckpointReader(os.path.abspath(prefix))
         shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
         graph = reader.get_tensor(GRAPH) if GRAPH in shapes else None
     except Exception as error:  # the reader raises TensorFlow's own errors and bare RuntimeErrors
@@ -80,10 +111,13 @@ def collect(prefix: str) -> Found:
         for key in sorted(shapes)
         if dtypes[key].is_floating or dtypes[key].is_integer or dtypes[key].is_bool
     }
+    declared = sum(math.prod(one.shape) * one.dtype.itemsize for one in stored.values())
+    held = sum(map(os.path.getsize, _shards(prefix)))
+    if declared > held:
+        raise FormatError(f"{prefix} declares {declared} bytes of data in files of {held}", "whole, readable files")
     if graph is None:
         return Found("TensorFlow Saver checkpoint", _without_slots(stored))
-    is_model = os.path.isfile(os.path.join(os.path.dirname(prefix), os.pardir, "saved_model.pb"))
-    return Found("SavedModel" if is_model else "TensorFlow object checkpoint", _by_objects(stored, graph))
+    return Found("SavedModel" if _is_model(prefix) else "TensorFlow object checkpoint", _by_objects(stored, graph))
 
 
 def _loader(prefix: str, reader: Any, key: str) -> Callable[[], np.ndarray]:
@@ -99,21 +133,26 @@ def _loader(prefix: str, reader: Any, key: str) -> Callable[[], np.ndarray]:
 
 def _without_slots(stored: Mapping[str, Stored]) -> dict[str, Stored]:
     """Without what an optimizer names after a variable: cbam_block1/mlp_1/kernel/Momentum."""
-    slots = {name for name in stored if any(parent in stored for parent in _parents(name))}
+    slots, last = set(), None
+    for name in sorted(stored, key=lambda name: name.split("/")):  # what is named after a variable follows it
+        if last is not None and name.startswith(f"{last}/"):
+            slots.add(name)
+        else:
+            last = name
     return {name: value for name, value in stored.items() if name not in slots}
-
-
-def _parents(name: str) -> list[str]:
-    return [name[:end] for end, letter in enumerate(name) if letter == "/"]
 
 
 # Object graphs
 
 
 def _by_objects(stored: Mapping[str, Stored], graph: bytes) -> dict[str, Stored]:
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-    nodes = TrackableObjectGraph.FromString(graph).nodes
+    try:
+        nodes = TrackableObjectGraph.FromString(graph).nodes
+    except (DecodeError, TypeError) as error:
+        raise FormatError(f"the checkpoint has an unreadable graph of objects: {error}", "a whole file") from error
     found: dict[str, tuple[str, str]] = {}  # checkpoint key -> the variable's own name, and its attribute path
     for path, node in _reached(nodes):
         for attribute in node.attributes:
@@ -127,8 +166,11 @@ def _by_objects(stored: Mapping[str, Stored], graph: bytes) -> dict[str, Stored]
 def _reached(nodes: Any) -> Iterator[tuple[str, Any]]:
     """The nodes but the state of optimizers, each with the shortest path of attributes to it."""
     slots = {slot.slot_variable_node_id for node in nodes for slot in node.slot_variables}
-    seen, queue = {0}, [("", 0)]
+    seen, queue, letters = {0}, [("", 0)], 0
     for path, number in queue:  # it grows while it is walked
+        letters += len(path)
+        if not 0 <= number < len(nodes) or letters > MAX_PATH_BYTES:
+            raise FormatError("the checkpoint has a graph of objects that leads nowhere", "a whole file")
         node = nodes[number]
         yield path, node
         for child in node.children:

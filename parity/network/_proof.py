@@ -7,18 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from parity import oracle
+from parity.block import Block
 from parity.compare import Comparison, compare
-from parity.errors import InputError, OutputMismatchError
+from parity.diagnosis import Observation, diagnose
+from parity.errors import InputError, OutputMismatchError, ParityError
 from parity.loading import Write, portable, write_all
 from parity.network._checks import both
 from parity.network._pairs import GUESSED, Paired
 from parity.network._part import Call, Part, Side, laid_out, listed, moved
 from parity.network._report import Report
 from parity.oracle import Measured
-from parity.spec import SPECS
+from parity.spec import SPECS, spec_from_json
 from parity.tolerances import DTYPES, tolerance
 
 Called = tuple[Part, Any]  # a part, and the input that it was called with
+Ran = tuple[Part, Any, Any]  # and what came out
 
 
 def as_inputs(example: Any) -> list[np.ndarray]:
@@ -139,7 +143,8 @@ def _first_difference(
         found = _layer_failure(one, other, y, their_y) if _comparable(one, other) else ""
         if found:
             where = _where(report, source, target, (one, x), (other, their_x), last)
-            return f"the first layer that differs is {both(one, other)} ({one.kind}), {where}: {found}", last
+            why = _why(source, (one, x, y), (other, their_x, their_y)) if one.kind in SPECS else ""
+            return f"the first layer that differs is {both(one, other)} ({one.kind}), {where}: {found}{why}", last
         last = repr(name) if _comparable(one, other) else last
     more = [name for name, _, _ in calls if theirs.get(partners[name][1].name)]
     if more:
@@ -161,6 +166,31 @@ def _where(report: Report, source: Side, target: Side, ours: Called, theirs: Cal
             "transposes the map to the source's layout before it flattens it)"
         )
     return f"whose inputs differ already: the fault lies between {last} and it"
+
+
+def _why(source: Side, ours: Ran, theirs: Ran) -> str:
+    """Which classic mistake explains an attention block, on each side that does not compute what its weights mean."""
+    one, other = ours[0], theirs[0]
+    if ours[1] is None or theirs[1] is None:
+        return ""
+    try:
+        spec = spec_from_json({"block": one.kind, **other.shown, **one.shown})
+        tensors = {leaf: slot.to_canonical(source.read(leaf, slot.variable)) for leaf, slot in one.slots.items()}
+        block = Block(one.name, spec, tensors)
+        seen = {"source": _observation(block, *ours), "target": _observation(block, *theirs)}
+        told = [f"the {role}'s block is off. {diagnose(each).text}" for role, each in seen.items() if each.off]
+    except ParityError:  # a block that neither side shows whole, or an input that does not fit it
+        return ""
+    return f". By the oracle, {' And '.join(told)}".removesuffix(".") if told else ""
+
+
+def _observation(block: Block, part: Part, x: np.ndarray, y: np.ndarray) -> Observation:
+    """A call of a block, channels first, beside what the oracle makes of it."""
+    move = moved(part.channels, "first")
+    x, dtype = np.ascontiguousarray(move(x)), str(y.dtype) if str(y.dtype) in DTYPES else "float32"
+    right = oracle.evaluate(block.spec, block.tensors, x)["output"]
+    got = np.ascontiguousarray(move(y), dtype)
+    return Observation(block, x, {"output": got}, {"output": right}, dtype=dtype)
 
 
 def _is_reordered(x: np.ndarray, their_x: np.ndarray) -> bool:

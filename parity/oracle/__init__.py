@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,38 @@ from numpy.typing import ArrayLike
 from parity.errors import InputError
 from parity.oracle._measured import Measured, given
 from parity.oracle._norm import zeroed
-from parity.spec import Spec
+from parity.oracle._steps import step
+from parity.oracle._tape import Taped, gradients_of
+from parity.spec import Spec, is_statistic
+
+Weights = dict[str, Measured]
+
+# A way to the gradients of <dy, y> after x and the weights: spec, weights, x, y, the forward's trace, dy, training.
+Differentiation = Callable[[Spec, Weights, Measured, Measured, Any, Measured, bool], tuple[Measured, Weights]]
+
+
+@step
+def forward(spec: Spec, weights: Weights, x: Measured, training: bool) -> tuple[Measured, Any]:
+    """What the block makes of x, channels first, and what its gradient needs."""
+    return importlib.import_module(f"parity.oracle.{spec.block}").forward(spec, weights, x, training)
+
+
+def by_hand(
+    spec: Spec, weights: Weights, x: Measured, y: Measured, trace: Any, dy: Measured, training: bool
+) -> tuple[Measured, Weights]:
+    """The gradients as the block's file derives them; those of inert parameters are exactly zero."""
+    dx, gradients = importlib.import_module(f"parity.oracle.{spec.block}").gradient(spec, weights, trace, dy)
+    inert = spec.inert(training)
+    return dx, {name: zeroed(value) if name in inert else value for name, value in gradients.items()}
+
+
+def by_tape(
+    spec: Spec, weights: Weights, x: Measured, y: Measured, trace: Any, dy: Measured, training: bool
+) -> tuple[Measured, Weights]:
+    """The gradients of what was computed, whatever it was."""
+    names = [name for name in weights if not is_statistic(name)]
+    dx, *gradients = map(Taped, gradients_of(y, dy.value, [x, *(weights[name] for name in names)]))
+    return dx, dict(zip(names, gradients, strict=True))
 
 
 def evaluate(
@@ -33,6 +64,7 @@ def evaluate(
     data_format: str = "channels_first",
     steps: int = 0,
     learning_rate: float = 0.0,
+    differentiate: Differentiation = by_hand,
 ) -> dict[str, Measured]:
     """What a block makes of x, by name, each array with its magnitude.
 
@@ -43,6 +75,7 @@ def evaluate(
         cotangent: of the output's shape: adds the gradients of <cotangent, output>.
         training: whether a norm uses and updates its statistics.
         steps: this many steps of gradient descent on the same batch, with `learning_rate`.
+        differentiate: `by_hand`, or `by_tape`, which follows replaced steps too and gives no magnitudes.
 
     Returns:
         "output"; with a cotangent "grad.input" and "grad.<parameter>"; in training mode "after.<statistic>"; for each
@@ -51,45 +84,41 @@ def evaluate(
     Raises:
         InputError: for a map, or a cotangent, that does not fit.
     """
-    module = importlib.import_module(f"parity.oracle.{spec.block}")
     x = np.asarray(x)
     spec.check_input(x.shape, data_format)
     last = data_format == "channels_last"
-    source = given(np.moveaxis(x, -1, 1) if last else x)
+    made: Callable[[Any], Measured] = given if differentiate is by_hand else lambda a: Taped(given(a).value)
+    source = made(np.moveaxis(x, -1, 1) if last else x)
     back = (lambda a: np.moveaxis(a, 1, -1)) if last else (lambda a: a)
-    weights = {name: given(tensors[name]) for name in spec.parameters()}
+    weights = {name: made(tensors[name]) for name in spec.parameters()}
 
-    y, trace = module.forward(spec, weights, source, training)
+    y, trace = forward(spec, weights, source, training)
     result = {"output": y.move(back)}
     if cotangent is not None:
-        dy = _cotangent(cotangent, x.shape, last)
-        dx, gradients = _gradients(module, spec, weights, trace, dy, training)
+        dy = given(_cotangent(cotangent, x.shape, last))
+        dx, gradients = differentiate(spec, weights, source, y, trace, dy, training)
         result["grad.input"] = dx.move(back)
         result |= {f"grad.{name}": gradients[name] for name in spec.parameters() if name in gradients}
-    result |= {f"after.{name}": value for name, value in trace.updated.items()}
-    for step in range(1, steps + 1):
-        if step > 1:
-            _, trace = module.forward(spec, weights, source, training)
-            _, gradients = _gradients(module, spec, weights, trace, dy, training)
+    # A norm that is left out, or frozen, by mistake updates nothing.
+    statistics = [name for name in weights if is_statistic(name)] if training else []
+    updated = {name: trace.updated.get(name, weights[name]) for name in statistics}
+    result |= {f"after.{name}": value for name, value in updated.items()}
+    for number in range(1, steps + 1):
+        if number > 1:
+            y, trace = forward(spec, weights, source, training)
+            _, gradients = differentiate(spec, weights, source, y, trace, dy, training)
+            updated = {name: trace.updated.get(name, weights[name]) for name in statistics}
         moved = {name: weights[name] - gradient * learning_rate for name, gradient in gradients.items()}
-        weights = weights | moved | trace.updated
-        result |= {f"step{step}.{name}": value for name, value in weights.items()}
+        weights = {name: value.detached() for name, value in (weights | moved | updated).items()}
+        result |= {f"step{number}.{name}": value for name, value in weights.items()}
     return result
 
 
-def _cotangent(cotangent: ArrayLike, shape: tuple[int, ...], last: bool) -> Measured:
+def _cotangent(cotangent: ArrayLike, shape: tuple[int, ...], last: bool) -> np.ndarray:
     array = np.asarray(cotangent)
     if array.shape != shape:
         raise InputError(f"received a cotangent of shape {array.shape}", f"the output's shape {shape}")
-    return given(np.moveaxis(array, -1, 1) if last else array)
+    return np.moveaxis(array, -1, 1) if last else array
 
 
-def _gradients(
-    module: Any, spec: Spec, weights: dict[str, Measured], trace: Any, dy: Measured, training: bool
-) -> tuple[Measured, dict[str, Measured]]:
-    dx, gradients = module.gradient(spec, weights, trace, dy)
-    inert = spec.inert(training)
-    return dx, {name: zeroed(value) if name in inert else value for name, value in gradients.items()}
-
-
-__all__ = ["Measured", "evaluate"]
+__all__ = ["Measured", "Weights", "by_hand", "by_tape", "evaluate"]

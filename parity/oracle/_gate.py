@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from parity.oracle._measured import Array, Measured
+from parity.oracle._steps import step
 from parity.spec import Gate
 
 
-def apply_gate(u: Measured, gate: Gate) -> tuple[Measured, Measured]:
-    """gate(u) and gate'(u), element by element."""
-    if gate.kind == "sigmoid":
-        return u.apply(sigmoid, _sigmoid_1), u.apply(_sigmoid_1, _sigmoid_2)
-    if gate.kind == "hard_sigmoid":
-        u = u.away_from(-gate.offset / gate.slope, (1 - gate.offset) / gate.slope)
-
-        def ramp(u: Array) -> Array:
-            return gate.slope * u + gate.offset
-
-        def inside(u: Array) -> Array:
-            return gate.slope * ((ramp(u) > 0) & (ramp(u) < 1))
-
-        return u.apply(lambda u: np.clip(ramp(u), 0, 1), inside), u.apply(inside, np.zeros_like)
-    return u, u.apply(np.ones_like, np.zeros_like)
+@step
+def gate(u: Measured, how: Gate, path: str = "") -> Measured:
+    """The gate of u, element by element."""
+    if how.kind == "sigmoid":
+        return u.apply(sigmoid, _sigmoid_1)
+    if how.kind == "hard_sigmoid":
+        return _from_corners(u, how).apply(lambda u: np.clip(_ramp(u, how), 0, 1), lambda u: _inside(u, how))
+    return u
 
 
-def apply_activation(u: Measured, activation: str) -> tuple[Measured, Measured]:
-    """activation(u) and activation'(u), element by element."""
-    if activation == "relu":
-        u = u.away_from(0)
-        return u.apply(lambda u: np.maximum(u, 0), _step), u.apply(_step, np.zeros_like)
-    if activation == "silu":
-        return u.apply(lambda u: u * sigmoid(u), _silu_1), u.apply(_silu_1, _silu_2)
-    if activation == "hard_swish":
-        u = u.away_from(-3, 3)
-        return u.apply(_hard_swish, _hard_swish_1), u.apply(_hard_swish_1, lambda u: (np.abs(u) < 3) / 3)
-    return u, u.apply(np.ones_like, np.zeros_like)
+def gate_derivative(u: Measured, how: Gate) -> Measured:
+    """The derivative of the gate at u."""
+    if how.kind == "sigmoid":
+        slope, s = u.apply(_sigmoid_1, _sigmoid_2), sigmoid(u.value)
+        # Every framework has it as s (1 - s): near 1, what s was rounded by is more than what u was.
+        return replace(slope, magnitude=np.maximum(slope.magnitude, s * np.abs(1 - 2 * s)))
+    if how.kind == "hard_sigmoid":
+        return _from_corners(u, how).apply(lambda u: _inside(u, how), np.zeros_like)
+    return u.apply(np.ones_like, np.zeros_like)
+
+
+@step
+def activation(u: Measured, how: str, path: str = "") -> Measured:
+    """The activation of u, element by element."""
+    if how == "relu":
+        return u.away_from(0).apply(lambda u: np.maximum(u, 0), _step)
+    if how == "silu":
+        return u.apply(lambda u: u * sigmoid(u), _silu_1)
+    if how == "hard_swish":
+        return u.away_from(-3, 3).apply(_hard_swish, _hard_swish_1)
+    return u
+
+
+def activation_derivative(u: Measured, how: str) -> Measured:
+    """The derivative of the activation at u."""
+    if how == "relu":
+        return u.away_from(0).apply(_step, np.zeros_like)
+    if how == "silu":
+        return u.apply(_silu_1, _silu_2)
+    if how == "hard_swish":
+        return u.away_from(-3, 3).apply(_hard_swish_1, lambda u: (np.abs(u) < 3) / 3)
+    return u.apply(np.ones_like, np.zeros_like)
 
 
 def sigmoid(u: Array) -> Array:
@@ -50,6 +67,18 @@ def _sigmoid_1(u: Array) -> Array:
 
 def _sigmoid_2(u: Array) -> Array:
     return _sigmoid_1(u) * (1 - 2 * sigmoid(u))
+
+
+def _from_corners(u: Measured, how: Gate) -> Measured:
+    return u.away_from(-how.offset / how.slope, (1 - how.offset) / how.slope)
+
+
+def _ramp(u: Array, how: Gate) -> Array:
+    return how.slope * u + how.offset
+
+
+def _inside(u: Array, how: Gate) -> Array:
+    return how.slope * ((_ramp(u, how) > 0) & (_ramp(u, how) < 1))
 
 
 def _step(u: Array) -> Array:

@@ -62,8 +62,8 @@ class Measured:
         """The mean over `axes`; over no axes, the array itself."""
         return self.sum(axes, keepdims) * (1 / math.prod(self.value.shape[axis] for axis in axes))
 
-    def max(self, axes: Sequence[int]) -> tuple[Measured, Array]:
-        """The maximum over `axes`, and each element's share in its gradient: tied maxima share it evenly."""
+    def max(self, axes: Sequence[int]) -> Measured:
+        """The maximum over `axes`."""
         axes = tuple(axes)
         top = self.value.max(axes, keepdims=True)
         won = self.value == top
@@ -72,7 +72,12 @@ class Measured:
         if not self.exact:
             runner_up = np.where(won, -np.inf, self.value).max(axes)
             margin = min(margin, _nearest(top.reshape(runner_up.shape) - runner_up, size))
-        return Measured(top.reshape(size.shape), size, margin), won / won.sum(axes, keepdims=True)
+        return Measured(top.reshape(size.shape), size, margin)
+
+    def share(self, axes: Sequence[int]) -> Array:
+        """Each element's share in the gradient of the maximum over `axes`: tied maxima share it evenly."""
+        won = self.value == self.value.max(tuple(axes), keepdims=True)
+        return won / won.sum(tuple(axes), keepdims=True)
 
     def apply(self, function: Callable[[Array], Array], derivative: Callable[[Array], Array]) -> Measured:
         """`function` of each element; its derivative says what becomes of the rounding before it."""
@@ -85,6 +90,30 @@ class Measured:
         nearest = [_nearest(self.value - kink, self.magnitude) for kink in kinks]
         return Measured(self.value, self.magnitude, min(self.margin, *nearest))
 
+    def contract(self, subscripts: str, other: Measured) -> Measured:
+        """`numpy.einsum` of this array and another."""
+        value = np.einsum(subscripts, self.value, other.value, optimize=True)
+        # What is exact has its absolute value for a magnitude, so that the other side's errors are the larger ones.
+        sides = [(np.abs(self.value), other.magnitude)] if not other.exact else []
+        sides += [(self.magnitude, np.abs(other.value))] if not self.exact or not sides else []
+        magnitudes = [np.einsum(subscripts, *pair, optimize=True) for pair in sides]
+        return Measured(value, functools.reduce(np.maximum, magnitudes), _margin(self, other))
+
+    def join(self, others: Sequence[Measured], axis: int) -> Measured:
+        """This array and the others one after another along `axis`."""
+        parts = [self, *others]
+        value = np.concatenate([part.value for part in parts], axis)
+        magnitude = np.concatenate([part.magnitude for part in parts], axis)
+        return Measured(value, magnitude, _margin(*parts))
+
+    def detached(self) -> Measured:
+        """The same array, through which no gradient passes; here nothing is recorded."""
+        return self
+
+    def pulled(self, change: Callable[[Array], Array]) -> Measured:
+        """The same array, whose gradient `change` alters on its way back; here nothing is recorded."""
+        return self
+
 
 def given(value: object) -> Measured:
     """A `Measured` array of input: its magnitude is its absolute value."""
@@ -94,19 +123,12 @@ def given(value: object) -> Measured:
 
 def contract(subscripts: str, a: Measured, b: Measured) -> Measured:
     """`numpy.einsum` of two operands."""
-    value = np.einsum(subscripts, a.value, b.value, optimize=True)
-    # What is exact has its absolute value for a magnitude, so that the other side's errors are the larger ones.
-    sides = [(np.abs(a.value), b.magnitude)] if not b.exact else []
-    sides += [(a.magnitude, np.abs(b.value))] if not a.exact or not sides else []
-    magnitudes = [np.einsum(subscripts, *pair, optimize=True) for pair in sides]
-    return Measured(value, functools.reduce(np.maximum, magnitudes), _margin(a, b))
+    return a.contract(subscripts, b)
 
 
 def join(parts: Sequence[Measured], axis: int) -> Measured:
     """The parts one after another along `axis`."""
-    value = np.concatenate([part.value for part in parts], axis)
-    magnitude = np.concatenate([part.magnitude for part in parts], axis)
-    return Measured(value, magnitude, _margin(*parts))
+    return parts[0].join(parts[1:], axis)
 
 
 def _margin(*arrays: Measured) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from parity.oracle._linear import Weights
 from parity.oracle._measured import Measured
+from parity.oracle._steps import step
 from parity.spec import BatchNorm
 
 
@@ -24,27 +26,37 @@ class Trace:
     updated: Weights
 
 
+@step
 def batch_norm(u: Measured, weights: Weights, path: str, norm: BatchNorm, training: bool) -> tuple[Measured, Trace]:
     """scale * (u - m) / sqrt(v + epsilon) + offset over the last axis of u, as `parity.spec.BatchNorm` says."""
     axes = tuple(range(u.value.ndim - 1))
-    mean, variance = weights[f"{path}.mean"], weights[f"{path}.variance"]
-    updated = {}
+    m, v, updated = weights[f"{path}.mean"], weights[f"{path}.variance"], Weights()
     if training:
         count = math.prod(u.value.shape[:-1])
         norm.check_count(count)
-        m = u.mean(axes)
-        v = ((u - m) * (u - m)).mean(axes)
-        seen = v * (count / (count - 1)) if norm.unbiased_variance else v
-        updated = {
-            f"{path}.mean": mean * (1 - norm.update_rate) + m * norm.update_rate,
-            f"{path}.variance": variance * (1 - norm.update_rate) + seen * norm.update_rate,
-        }
-    else:
-        m, v = mean, variance
+        m, v = moments(u, axes, path)
+        updated = running(weights, path, m, v, count, norm)
     rate = v.apply(lambda v: (v + norm.epsilon) ** -0.5, lambda v: -0.5 * (v + norm.epsilon) ** -1.5)
     normalized = (u - m) * rate
     y = normalized * weights[f"{path}.scale"] + weights[f"{path}.offset"]
     return y, Trace(axes, normalized, rate, weights[f"{path}.scale"], training, updated)
+
+
+@step
+def moments(u: Measured, axes: Sequence[int], path: str) -> tuple[Measured, Measured]:
+    """The mean and the biased variance of u over `axes`."""
+    m = u.mean(axes)
+    return m, ((u - m) * (u - m)).mean(axes)
+
+
+@step
+def running(weights: Weights, path: str, m: Measured, v: Measured, count: int, norm: BatchNorm) -> Weights:
+    """The running statistics after a batch of mean m and biased variance v."""
+    seen = v * (count / (count - 1)) if norm.unbiased_variance else v
+    return {
+        f"{path}.mean": weights[f"{path}.mean"] * (1 - norm.update_rate) + m * norm.update_rate,
+        f"{path}.variance": weights[f"{path}.variance"] * (1 - norm.update_rate) + seen * norm.update_rate,
+    }
 
 
 def batch_norm_gradient(dy: Measured, trace: Trace, path: str) -> tuple[Measured, Weights]:

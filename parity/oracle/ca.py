@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from parity.oracle._gate import apply_activation, apply_gate
+from parity.oracle._gate import activation, activation_derivative, gate, gate_derivative
 from parity.oracle._linear import Weights, dense, dense_gradient
+from parity.oracle._map import attend, joined, mean
 from parity.oracle._measured import Measured, join
 from parity.oracle._norm import batch_norm, batch_norm_gradient
 from parity.spec import CoordinateAttentionSpec, spatial_axes
@@ -24,20 +25,18 @@ def forward(
     """y, and what the gradient needs."""
     t = SimpleNamespace(x=x, updated={})
     t.axes = spatial_axes(spec.spatial_dims, "channels_first")
-    t.z = join([_rows(x.mean(_others(t, axis))) for axis in t.axes], 1)  # (N, L, C)
-    f = dense(t.z, weights, "reduce")
+    zs = [mean(x, _others(t, axis), name) for name, axis in zip(spec.axis_names, t.axes, strict=True)]
+    t.z = joined([_rows(z) for z in zs], 1)  # (N, L, C)
+    t.u = dense(t.z, weights, "reduce")
     if spec.norm:
-        f, t.norm = batch_norm(f, weights, "norm", spec.norm, training)
+        t.u, t.norm = batch_norm(t.u, weights, "norm", spec.norm, training)
         t.updated = t.norm.updated
-    f, t.df_du = apply_activation(f, spec.activation)
-    t.f = _split(f, x)
-    t.g, t.dg_dv = [], []
-    y = x
+    t.f = _split(activation(t.u, spec.activation), x)
+    t.v, t.g = [], []
     for name, part, axis in zip(spec.axis_names, t.f, t.axes, strict=True):
-        g, dg_dv = apply_gate(dense(part, weights, f"expand.{name}"), spec.gate)
-        t.g.append(_spread(g, t, axis))
-        t.dg_dv.append(dg_dv)
-        y = y * t.g[-1]
+        t.v.append(dense(part, weights, f"expand.{name}"))
+        t.g.append(_spread(gate(t.v[-1], spec.gate, f"expand.{name}"), t, axis))
+    y = attend(x, t.g)
     return (y + x if spec.residual else y), t
 
 
@@ -50,10 +49,11 @@ def gradient(
     for i, (name, axis) in enumerate(zip(spec.axis_names, t.axes, strict=True)):
         rest = _product([t.x, *t.g[:i], *t.g[i + 1 :]])
         dg = _rows((dy * rest).sum(_others(t, axis)))
-        part, of_expand = dense_gradient(dg * t.dg_dv[i], t.f[i], weights, f"expand.{name}")
+        dv = dg * gate_derivative(t.v[i], spec.gate)
+        part, of_expand = dense_gradient(dv, t.f[i], weights, f"expand.{name}")
         df.append(part)
         gradients |= of_expand
-    du = join(df, 1) * t.df_du
+    du = join(df, 1) * activation_derivative(t.u, spec.activation)
     if spec.norm:
         du, of_norm = batch_norm_gradient(du, t.norm, "norm")
         gradients |= of_norm

@@ -7,11 +7,11 @@ m.
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
-from parity.oracle._gate import apply_activation, apply_gate
-from parity.oracle._linear import Weights, convolution, convolution_gradient, dense, dense_gradient
-from parity.oracle._measured import Measured, given, join
+from parity.oracle._gate import gate, gate_derivative
+from parity.oracle._linear import Weights, convolution, convolution_gradient, excite, excite_gradient
+from parity.oracle._map import attend, joined, maximum, mean, spread
+from parity.oracle._measured import Measured, given
 from parity.oracle._norm import batch_norm, batch_norm_gradient
 from parity.spec import CBAMSpec, spatial_axes
 
@@ -22,12 +22,12 @@ def forward(spec: CBAMSpec, weights: Weights, x: Measured, training: bool) -> tu
     t.axes = spatial_axes(spec.spatial_dims, "channels_first")
     t.refined = x
     if spec.has_channel:
-        t.c_map = _channel(spec, weights, t)[(..., *(None,) * spec.spatial_dims)]
-        t.refined = x * t.c_map
+        t.c_map = spread(_channel(spec, weights, t), spec.spatial_dims)
+        t.refined = attend(x, [t.c_map], "channel")
     y = t.refined
     if spec.has_spatial:
         t.m_map = _spatial(spec, weights, t, training)[:, None]
-        y = t.refined * t.m_map
+        y = attend(t.refined, [t.m_map], "spatial")
     return (y + x if spec.residual else y), t
 
 
@@ -51,58 +51,42 @@ def gradient(spec: CBAMSpec, weights: Weights, t: SimpleNamespace, dy: Measured)
 
 
 def _channel(spec: CBAMSpec, weights: Weights, t: SimpleNamespace) -> Measured:
-    z_mean = t.x.mean(t.axes)
-    z_max, t.share = t.x.max(t.axes)
-    t.z = [join([z_mean, z_max], 1)] if spec.channel_merge == "concat" else [z_mean, z_max]
-    t.h, t.dh_du = [], []
-    v: Any = None
-    for z in t.z:
-        h, dh_du = apply_activation(dense(z, weights, "channel.fc1"), spec.activation)
-        t.h.append(h)
-        t.dh_du.append(dh_du)
-        passed = dense(h, weights, "channel.fc2")
-        v = passed if v is None else v + passed
-    c, t.dc_dv = apply_gate(v, spec.gate)
-    return c
+    t.z = [mean(t.x, t.axes, "channel"), maximum(t.x, t.axes, "channel")]
+    if spec.channel_merge == "concat":
+        t.z = [joined(t.z, 1, "channel")]
+    t.v = excite(t.z, weights, spec.activation, "channel")
+    return gate(t.v, spec.gate, "channel")
 
 
 def _channel_gradient(spec: CBAMSpec, weights: Weights, t: SimpleNamespace, dc: Measured) -> tuple[Measured, Weights]:
-    dv = dc * t.dc_dv
-    dz: list[Measured] = []
-    gradients: Weights = {}
-    for z, h, dh_du in zip(t.z, t.h, t.dh_du, strict=True):
-        dh, of_fc2 = dense_gradient(dv, h, weights, "channel.fc2")
-        dz_one, of_fc1 = dense_gradient(dh * dh_du, z, weights, "channel.fc1")
-        dz.append(dz_one)
-        for name, value in (of_fc1 | of_fc2).items():  # one MLP, used once for each pool
-            gradients[name] = gradients[name] + value if name in gradients else value
-    channels = t.x.value.shape[1]
+    dv = dc * gate_derivative(t.v, spec.gate)
+    dz, gradients = excite_gradient(dv, t.z, weights, spec.activation, "channel")
+    channels, dims = t.x.value.shape[1], spec.spatial_dims
     dmean, dmax = (dz[0][:, :channels], dz[0][:, channels:]) if spec.channel_merge == "concat" else dz
-    spread = (..., *(None,) * spec.spatial_dims)
-    return dmean[spread] * (1 / t.x.value[0, 0].size) + dmax[spread] * given(t.share), gradients
+    area = t.x.value[0, 0].size
+    return spread(dmean, dims) * (1 / area) + spread(dmax, dims) * given(t.x.share(t.axes)), gradients
 
 
 def _spatial(spec: CBAMSpec, weights: Weights, t: SimpleNamespace, training: bool) -> Measured:
     t.source = t.x if spec.spatial_source == "input" else t.refined
     t.p = t.source
     if spec.spatial_features == "pooled":
-        highest, t.spatial_share = t.source.max((1,))
-        t.p = join([t.source.mean((1,))[:, None], highest[:, None]], 1)
-    u = convolution(t.p, weights, "spatial.conv")
+        planes = mean(t.source, (1,), "spatial"), maximum(t.source, (1,), "spatial")
+        t.p = joined([plane[:, None] for plane in planes], 1, "spatial")
+    t.u = convolution(t.p, weights, "spatial.conv")
     if spec.spatial_norm:
-        u, t.norm = batch_norm(u[..., None], weights, "spatial.norm", spec.spatial_norm, training)
-        u, t.updated = u[..., 0], t.norm.updated
-    m, t.dm_du = apply_gate(u, spec.gate)
-    return m
+        u, t.norm = batch_norm(t.u[..., None], weights, "spatial.norm", spec.spatial_norm, training)
+        t.u, t.updated = u[..., 0], t.norm.updated
+    return gate(t.u, spec.gate, "spatial")
 
 
 def _spatial_gradient(spec: CBAMSpec, weights: Weights, t: SimpleNamespace, dm: Measured) -> tuple[Measured, Weights]:
-    du, gradients = dm * t.dm_du, Weights()
+    du, gradients = dm * gate_derivative(t.u, spec.gate), Weights()
     if spec.spatial_norm:
         du, gradients = batch_norm_gradient(du[..., None], t.norm, "spatial.norm")
         du = du[..., 0]
     dp, of_conv = convolution_gradient(du, t.p, weights, "spatial.conv")
     if spec.spatial_features == "pooled":
         channels = t.x.value.shape[1]
-        dp = dp[:, :1] * (1 / channels) + dp[:, 1:] * given(t.spatial_share)
+        dp = dp[:, :1] * (1 / channels) + dp[:, 1:] * given(t.source.share((1,)))
     return dp, of_conv | gradients

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from parity.oracle._gate import apply_gate
-from parity.oracle._linear import Weights
+from parity.oracle._gate import gate, gate_derivative
+from parity.oracle._linear import Weights, biased, padded, windows
+from parity.oracle._map import attend, mean, spread
 from parity.oracle._measured import Measured, contract
 from parity.spec import ECASpec, spatial_axes
 
@@ -15,33 +16,31 @@ from parity.spec import ECASpec, spatial_axes
 def forward(spec: ECASpec, weights: Weights, x: Measured, training: bool) -> tuple[Measured, SimpleNamespace]:
     """y, and what the gradient needs."""
     axes = spatial_axes(spec.spatial_dims, "channels_first")
-    z = x.mean(axes)
-    taps = _neighbours(spec, x.value.shape[1])
-    # One column beyond the channels holds the zeros of the padding.
-    seen = z.move(lambda array: np.pad(array, ((0, 0), (0, 1)))[:, taps])
-    u = contract("nck,k->nc", seen, weights["conv.kernel"][0, 0])
-    u = u + weights["conv.bias"] if spec.bias else u
-    s, ds_du = apply_gate(u, spec.gate)
-    s_map = s[(..., *(None,) * spec.spatial_dims)]
-    return x * s_map, SimpleNamespace(axes=axes, x=x, taps=taps, seen=seen, ds_du=ds_du, s_map=s_map, updated={})
+    z = mean(x, axes)
+    taps = (spec.kernel_size,)
+    seen = windows(padded(z, taps, spec.padding, "conv"), taps)  # (N, C, k)
+    u = biased(contract("nck,k->nc", seen, weights["conv.kernel"][0, 0]), weights, "conv")
+    s_map = spread(gate(u, spec.gate), spec.spatial_dims)
+    return attend(x, [s_map]), SimpleNamespace(axes=axes, x=x, seen=seen, u=u, s_map=s_map, updated={})
 
 
 def gradient(spec: ECASpec, weights: Weights, t: SimpleNamespace, dy: Measured) -> tuple[Measured, Weights]:
     """The gradients of x and of the weights of <dy, y>."""
-    du = (dy * t.x).sum(t.axes) * t.ds_du
+    du = (dy * t.x).sum(t.axes) * gate_derivative(t.u, spec.gate)
     gradients = {"conv.kernel": contract("nc,nck->k", du, t.seen)[None, None]}
     if spec.bias:
         gradients["conv.bias"] = du.sum((0, 1)).move(lambda array: array.reshape(1))
-    spread = contract("nc,k->nck", du, weights["conv.kernel"][0, 0])
+    spread_out = contract("nc,k->nck", du, weights["conv.kernel"][0, 0])
+    taps = _neighbours(spec, t.x.value.shape[1])
 
     def gather(array: np.ndarray) -> np.ndarray:
         total = np.zeros((array.shape[0], array.shape[1] + 1))
-        np.add.at(total, (slice(None), t.taps), array)  # type: ignore[arg-type]
+        np.add.at(total, (slice(None), taps), array)  # type: ignore[arg-type]
         return total[:, :-1]
 
-    dz = Measured(gather(spread.value), gather(spread.magnitude), spread.margin)
+    dz = Measured(gather(spread_out.value), gather(spread_out.magnitude), spread_out.margin)
     area = t.x.value[0, 0].size
-    return dy * t.s_map + dz[(..., *(None,) * spec.spatial_dims)] * (1 / area), gradients
+    return dy * t.s_map + spread(dz, spec.spatial_dims) * (1 / area), gradients
 
 
 def _neighbours(spec: ECASpec, channels: int) -> np.ndarray:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from parity.oracle._gate import apply_activation, apply_gate
-from parity.oracle._linear import Weights, dense, dense_gradient
+from parity.oracle._gate import gate, gate_derivative
+from parity.oracle._linear import Weights, excite, excite_gradient
+from parity.oracle._map import attend, mean, spread
 from parity.oracle._measured import Measured
 from parity.spec import SqueezeExcitationSpec, spatial_axes
 
@@ -15,20 +16,17 @@ def forward(
 ) -> tuple[Measured, SimpleNamespace]:
     """y, and what the gradient needs."""
     axes = spatial_axes(spec.spatial_dims, "channels_first")
-    z = x.mean(axes)
-    h, dh_du = apply_activation(dense(z, weights, "fc1"), spec.activation)
-    s, ds_dv = apply_gate(dense(h, weights, "fc2"), spec.gate)
-    s_map = s[(..., *(None,) * spec.spatial_dims)]
-    return x * s_map, SimpleNamespace(axes=axes, x=x, z=z, h=h, dh_du=dh_du, ds_dv=ds_dv, s_map=s_map, updated={})
+    z = mean(x, axes)
+    v = excite([z], weights, spec.activation)
+    s_map = spread(gate(v, spec.gate), spec.spatial_dims)
+    return attend(x, [s_map]), SimpleNamespace(axes=axes, x=x, z=z, v=v, s_map=s_map, updated={})
 
 
 def gradient(
     spec: SqueezeExcitationSpec, weights: Weights, t: SimpleNamespace, dy: Measured
 ) -> tuple[Measured, Weights]:
     """The gradients of x and of the weights of <dy, y>."""
-    dv = (dy * t.x).sum(t.axes) * t.ds_dv
-    dh, of_fc2 = dense_gradient(dv, t.h, weights, "fc2")
-    dz, of_fc1 = dense_gradient(dh * t.dh_du, t.z, weights, "fc1")
+    dv = (dy * t.x).sum(t.axes) * gate_derivative(t.v, spec.gate)
+    (dz,), gradients = excite_gradient(dv, [t.z], weights, spec.activation)
     area = t.x.value[0, 0].size
-    dx = dy * t.s_map + dz[(..., *(None,) * spec.spatial_dims)] * (1 / area)
-    return dx, of_fc1 | of_fc2
+    return dy * t.s_map + spread(dz, spec.spatial_dims) * (1 / area), gradients

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parity.errors import InputError, ParityError, SpecError
+from parity.errors import InputError, ModeMissingError, ParityError, SpecError
 from parity.spec._base import Options, Spec, check_spec_of, is_statistic
 from parity.spec._gate import ACTIVATIONS, Gate
 from parity.spec._layout import AXIS_NAMES, DATA_FORMATS, channel_axis, check_data_format, spatial_axes
@@ -66,6 +66,7 @@ __all__ = [
     "LiveBlock",
     "LiveLayer",
     "LiveNetwork",
+    "ModeMissingError",
     "Options",
     "ParityError",
     "Spec",

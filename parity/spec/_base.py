@@ -127,7 +127,8 @@ class Spec(_Record):
         if len(shape) != rank:
             raise InputError(received, layout, "set spatial_dims to the input's rank less 2")
         channels = shape[axis]
-        if channels is None or self.channels not in (None, channels):
+        # Not `in`: it compares the symbolic sizes of torch.compile by identity.
+        if channels is None or (self.channels is not None and self.channels != channels):
             wanted = "a known number of" if self.channels is None else self.channels
             raise InputError(f"{received}, {channels} channels on axis {axis}", f"{wanted} channels; {layout}")
         return channels

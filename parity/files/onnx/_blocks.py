@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.block import Block
+from parity.block import Block, same_view
 from parity.errors import DialectError, ParityError
 from parity.files.onnx._model import Graph, Node
 from parity.files.onnx._operators import Walk
@@ -345,7 +345,7 @@ def _added(logits: Value) -> tuple[_Perceptron, list[Pool], str] | None:
 
 
 def _equal(left: Const, right: Const) -> bool:
-    return left.array is right.array or (
+    return same_view(left.array, right.array) or (
         left.array.dtype == right.array.dtype and np.array_equal(left.array, right.array)
     )
 
@@ -604,7 +604,10 @@ def _first_uses(found: list[Found]) -> list[Found]:
 
 
 # What exporters call the tensors that have no name of their own.
-ANONYMOUS = re.compile(r"(val|node|n|t|tmp|onnx|helper|Constant)?[_.:]*\d*(::.*)?|.*Constant.*|helper\..*|onnx::.*")
+ANONYMOUS = re.compile(
+    r"(val|node|n|t|tmp|onnx|helper|Constant)?[_.:]*\d*(::.*)?|.*Constant.*|helper\..*|onnx::.*",
+    re.DOTALL,  # or a line's end in a long name is looked for again from each of its letters
+)
 
 
 def _named(walk: Walk, found: list[Found]) -> list[Found]:
@@ -681,10 +684,10 @@ def _prefix_of_nodes(walk: Walk, block: Found) -> str:
 def between(walk: Walk, block: Found, limit: int | None = None) -> list[Node]:
     """The nodes that make y from x, in the graph's order; what comes before x is left out.
 
-    With a `limit`, at most so many, and only those that come after x.
+    With a `limit`, at most so many, of each node's inputs the first so many, and only nodes that come after x.
     """
     start = walk.makers[block.source].number if limit and block.source in walk.makers else -1
-    wanted, seen = [block.output], {block.source}
+    wanted, seen = [block.output], {"", block.source}
     nodes: dict[int, Node] = {}
     while wanted and len(nodes) != limit:
         name = wanted.pop()
@@ -693,7 +696,7 @@ def between(walk: Walk, block: Found, limit: int | None = None) -> list[Node]:
             continue
         seen.add(name)
         nodes[node.number] = node
-        wanted += [entry for entry in node.inputs if entry and shape_of_source(walk, block, node) is None]
+        wanted += node.inputs[:limit] if shape_of_source(walk, block, node) is None else ()
     return [nodes[number] for number in sorted(nodes)]
 
 

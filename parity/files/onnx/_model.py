@@ -14,11 +14,13 @@ import numpy as np
 
 from parity.errors import BackendMissingError, FormatError
 from parity.files import _map
+from parity.files.onnx._values import MAX_RANK
 
 MAX_BYTES = 2**31 - 1  # of a protobuf message; larger models keep their weights in external data
-# What the functions of a model may become when they are put in place of their calls, and what a node takes beside its
-# bytes in the file.
-MAX_INLINED_BYTES, NODE_BYTES = 1 << 28, 256
+# What the functions of a model may become when they are put in place of their calls: these times the bytes of the file,
+# this much for nothing, and never more than the last; and what a node takes beside its bytes in the file.
+INLINED, FREE_INLINED_BYTES, MAX_INLINED_BYTES = 64, 1 << 24, 1 << 28
+NODE_BYTES = 256
 
 WHOLE = "a whole, readable ONNX file"
 
@@ -70,6 +72,7 @@ class Graph:
         graph = self.proto.graph
         self.opset = max((entry.version for entry in self.proto.opset_import if entry.domain in STANDARD), default=0)
         self.weights = dict(_weights(path, graph))
+        self.size = os.path.getsize(path) + sum(map(os.path.getsize, _places(path, graph)))
         self.inputs = [value.name for value in graph.input if value.name not in self.weights]
         self.outputs = [value.name for value in graph.output]
         _check_text(path, *self.inputs, *self.outputs)
@@ -83,7 +86,7 @@ class Graph:
         stated: dict[str, tuple[int | None, ...]] = {}
         for value in (*graph.input, *graph.value_info, *graph.output):
             kind = value.type.tensor_type
-            if kind.HasField("shape"):
+            if kind.HasField("shape") and len(kind.shape.dim) <= MAX_RANK:
                 stated[value.name] = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
         return stated
 
@@ -142,8 +145,9 @@ def _inlined(path: str, model: Any) -> Any:
     functions = {(function.domain, function.name, function.overload): function for function in model.functions}
     sizes: dict[Call, int] = {}
     total = sum(_size(path, call, functions, sizes) for call in _calls(model.graph.node))
-    if total > MAX_INLINED_BYTES:
-        raise FormatError(f"{path} is too large once its functions are inlined", f"at most {MAX_INLINED_BYTES} bytes")
+    limit = min(MAX_INLINED_BYTES, FREE_INLINED_BYTES + INLINED * os.path.getsize(path))
+    if total > limit:
+        raise FormatError(f"{path} is too large once its functions are inlined", f"at most {limit} bytes")
     import onnx.inliner
 
     try:
@@ -159,7 +163,7 @@ def _calls(nodes: Iterable[Any]) -> list[Call]:
     """What nodes call, and those in the graphs inside them."""
     queue = list(nodes)
     for node in queue:  # it grows while it is walked
-        queue += [inner for graph in _subgraphs(node) for inner in graph.node]
+        queue += [inner for graph in subgraphs(node) for inner in graph.node]
     return [(node.domain, node.op_type, node.overload) for node in queue]
 
 
@@ -181,12 +185,14 @@ def _size(path: str, call: Call, functions: Mapping[Call, Any], sizes: dict[Call
         open_calls.add(top)
         if open_calls & set(left):
             raise FormatError(f"{path} has the function {top[1]!r}, which calls itself", WHOLE)
-        stack.append(left[0])
+        stack += left
     return sizes.get(call, NODE_BYTES)
 
 
 def _node(path: str, number: int, proto: Any) -> Node:
     onnx = library()
+    if not proto.op_type:
+        raise FormatError(f"{path}: node {number} calls no operator", WHOLE)
     op = proto.op_type if proto.domain in STANDARD else f"{proto.domain}::{proto.op_type}"
     try:
         simple = [entry for entry in proto.attribute if entry.type not in (entry.GRAPH, entry.GRAPHS)]
@@ -206,7 +212,7 @@ def _check_text(path: str, *names: Any) -> None:
 
 def _outer_names(proto: Any) -> tuple[str, ...]:
     """What the graphs inside a node (If, Loop) take from outside: nobody looks into them, but it counts as used."""
-    graphs = _subgraphs(proto)
+    graphs = subgraphs(proto)
     names: dict[str, None] = {}
     inside: set[str] = set()
     while graphs:
@@ -215,12 +221,13 @@ def _outer_names(proto: Any) -> tuple[str, ...]:
         for node in graph.node:
             names |= dict.fromkeys(node.input)
             inside |= set(node.output)
-            graphs += _subgraphs(node)
+            graphs += subgraphs(node)
         names |= dict.fromkeys(value.name for value in graph.output)
     return tuple(name for name in names if name and name not in inside)
 
 
-def _subgraphs(proto: Any) -> list[Any]:
+def subgraphs(proto: Any) -> list[Any]:
+    """The graphs inside a node: branches of an If, the body of a Loop."""
     return [
         graph for entry in proto.attribute for graph in (*entry.graphs, *([entry.g] if entry.HasField("g") else []))
     ]
@@ -238,6 +245,13 @@ def _weights(path: str, graph: Any) -> Iterator[tuple[str, np.ndarray]]:
             raise FormatError(f"{path} has two initializers named {tensor.name!r}", "distinct names")
         names.add(tensor.name)
         yield tensor.name, array(path, tensor)
+
+
+def _places(path: str, graph: Any) -> list[str]:
+    """The files of external data of a graph whose weights have been read."""
+    outside = (tensor for tensor in graph.initializer if tensor.data_location == tensor.EXTERNAL)
+    names = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
+    return [os.path.join(os.path.dirname(path), name) for name in names]
 
 
 def array(path: str, tensor: Any) -> np.ndarray:

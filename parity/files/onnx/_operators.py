@@ -15,6 +15,8 @@ import numpy as np
 from parity.errors import FormatError, ParityError
 from parity.files.onnx._model import Graph, Node, array
 from parity.files.onnx._values import (
+    MAX_PARTS,
+    MAX_RANK,
     Axes,
     Clamp,
     Const,
@@ -33,6 +35,7 @@ from parity.files.onnx._values import (
     Part,
     Pool,
     Product,
+    Room,
     SelfGated,
     Sigmoid,
     Sizes,
@@ -49,6 +52,9 @@ from parity.files.onnx._values import (
 )
 
 HUGE = 2**31 - 1  # exporters write "to the end" as any number from here on
+LARGEST = 2**63 - 1  # of the sizes that a graph can compute
+# What copies of weights may take: these times the bytes of the file, and this much for nothing.
+COPIES, FREE_BYTES = 4, 1 << 24
 UNBOUNDED = 3e38  # and "no bound" as the largest float32
 
 
@@ -81,7 +87,8 @@ class Walk:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.items: dict[str, Item] = {name: Const(value, name) for name, value in graph.weights.items()}
+        self.room = Room(graph.path, FREE_BYTES + COPIES * graph.size)
+        self.items: dict[str, Item] = {name: Const(value, name, self.room) for name, value in graph.weights.items()}
         self.layouts: dict[str, Axes] = {}
         self.makers: dict[str, Node] = {}
         for name in graph.inputs:
@@ -105,7 +112,8 @@ class Walk:
         results = OPERATORS[node.op](self, node) if node.op in OPERATORS else None
         results = results if isinstance(results, list) else [results]
         for name, result in zip(node.outputs, [*results, *[None] * len(node.outputs)], strict=False):
-            self.items[name] = self.unknown(name, node) if result is None else self._placed(name, result)
+            known = result is not None and not (isinstance(result, Value) and len(result.axes) > MAX_RANK)
+            self.items[name] = self._placed(name, result) if known else self.unknown(name, node)
 
     def get(self, node: Node, position: int) -> Item:
         """What is known of an input; None for an absent one."""
@@ -136,7 +144,7 @@ class Walk:
         axes = self._axes(node) if node else None
         if axes is None and stated is not None:
             axes = fresh(stated)
-        return None if axes is None else self._placed(name, Value(name, axes))
+        return None if axes is None or len(axes) > MAX_RANK else self._placed(name, Value(name, axes))
 
     def _placed(self, name: str, item: ItemT) -> ItemT:
         if isinstance(item, Value):
@@ -273,13 +281,13 @@ def _dropout(walk: Walk, node: Node) -> Item:
 def _constant(walk: Walk, node: Node) -> Item:
     given = node.attributes
     if "value" in given:
-        return Const(array(walk.graph.path, given["value"]), node.outputs[0])
+        return Const(array(walk.graph.path, given["value"]), node.outputs[0], walk.room)
     for name, dtype in {"value_float": np.float32, "value_floats": np.float32}.items():
         if name in given:
-            return Const(np.asarray(given[name], dtype), node.outputs[0])
+            return Const(np.asarray(given[name], dtype), node.outputs[0], walk.room)
     for name in ("value_int", "value_ints"):
         if name in given:
-            return Const(np.asarray(given[name], np.int64), node.outputs[0])
+            return Const(np.asarray(given[name], np.int64), node.outputs[0], walk.room)
     return None
 
 
@@ -329,7 +337,7 @@ def _unsqueeze(walk: Walk, node: Node) -> Item:
         return None
     rank = (len(item.axes) if isinstance(item, Value) else item.array.ndim) + len(axes)
     places = {axis % rank for axis in axes}
-    if rank > 16 or len(places) != len(axes):
+    if rank > MAX_RANK or len(places) != len(axes):
         return None
     if isinstance(item, Const):
         left = iter(item.array.shape)
@@ -354,9 +362,10 @@ def _reshape(walk: Walk, node: Node) -> Item:
         item.array.shape[i] if entry == 0 and i < item.array.ndim else entry for i, entry in enumerate(shape.entries)
     ]
     try:
-        return item.view(item.array.reshape([size for size in sizes if isinstance(size, int)]))
+        array = item.array.reshape([size for size in sizes if isinstance(size, int)])
     except (ValueError, TypeError):
         return None
+    return item.view(array)
 
 
 def _flatten(walk: Walk, node: Node) -> Item:
@@ -422,10 +431,11 @@ def _entry(op: str, left: Entry, right: Entry) -> Entry:
     if isinstance(left, int) and isinstance(right, int):
         if op == "Div":
             return left // right if right > 0 and left >= 0 else None
-        return {"Add": left + right, "Sub": left - right, "Mul": left * right}[op]
+        size = {"Add": left + right, "Sub": left - right, "Mul": left * right}[op]
+        return size if abs(size) <= LARGEST else None
     if op == "Add":
         if isinstance(left, tuple) and isinstance(right, tuple):
-            return (*left, *right) if len(left) + len(right) < 16 else None
+            return (*left, *right) if len(left) + len(right) < MAX_PARTS else None
         return left if right == 0 else right if left == 0 else None
     if op == "Sub" and isinstance(left, tuple):
         rest = list(left)
@@ -862,6 +872,8 @@ def _concat(walk: Walk, node: Node) -> Item:
     labels = tuple(part.axes[axis] for part in parts)
     known = [label_size(label) for label in labels]
     joined = Dim(None if None in known else sum(known), labels)  # type: ignore[arg-type]
+    if joined.count > MAX_PARTS:
+        return None
     return walk.make(node, (*first[:axis], (joined,), *first[axis + 1 :]), Join(parts))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.errors import BackendMissingError, DialectError, InputError
 from parity.files.onnx._blocks import Found, between, shape_of_source
-from parity.files.onnx._model import Node, library
+from parity.files.onnx._model import Node, library, subgraphs
 from parity.files.onnx._operators import Walk
 
 
@@ -48,6 +48,13 @@ def run(walk: Walk, found: Found, x: np.ndarray) -> np.ndarray:
 def _cut(walk: Walk, found: Found, dtype: np.dtype) -> Any:
     onnx, graph = library(), walk.graph
     nodes = between(walk, found)
+    inner = [node for node in nodes if subgraphs(node.proto)]
+    if inner:  # a loop may have no end
+        raise DialectError(
+            f"{graph.path}: block {found.name!r} holds graphs inside {inner[0]}",
+            "nodes that compute something of their inputs",
+            "run the whole graph instead",
+        )
     shapes = {node.number: shape_of_source(walk, found, node) for node in nodes}
     used = {name for node in nodes if shapes[node.number] is None for name in node.inputs} - {found.source}
     outside = [name for name in graph.inputs if name in used]

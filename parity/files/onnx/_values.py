@@ -10,6 +10,10 @@ from typing import TypeAlias
 import numpy as np
 
 from parity.block import FLOAT_DTYPES
+from parity.errors import FormatError
+
+# More axes than a tensor of a block has, and more parts than one of its axes: what has more is followed no further.
+MAX_RANK, MAX_PARTS = 16, 16
 
 
 class Dim:
@@ -22,6 +26,7 @@ class Dim:
     def __init__(self, size: int | None = None, parts: tuple[Label, ...] = ()) -> None:
         self.parts = parts
         self.size = size
+        self.count: int = sum(max(1, sum(dim.count for dim in label)) for label in parts) or 1  # of parts of parts
 
     def agrees(self, size: int) -> bool:
         """Whether it can have this size; from then on it has."""
@@ -35,16 +40,32 @@ Axes: TypeAlias = "tuple[Label, ...]"
 Entry: TypeAlias = "int | Label | None"  # one size: a number, the sum of the sizes of dims, or unknown
 
 
+class Room:
+    """The bytes that copies of a file's numbers may still take: a small node can ask for another of a large weight."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path, self.left = path, size
+
+    def take(self, size: int) -> None:
+        """Raises `FormatError` where there is no more room."""
+        self.left -= size
+        if self.left < 0:
+            raise FormatError(f"{self.path} lays out its weights anew, many times over", "about as much as it holds")
+
+
 @dataclass(frozen=True, eq=False)
 class Const:
     """Numbers that the file holds, in whatever layout; `origin` is the name under which it holds them."""
 
     array: np.ndarray
     origin: str
+    room: Room
 
     def view(self, array: np.ndarray) -> Const:
         """The same numbers, laid out anew."""
-        return Const(array, self.origin)
+        if not np.may_share_memory(array, self.array):
+            self.room.take(array.nbytes)
+        return Const(array, self.origin, self.room)
 
     @property
     def is_float(self) -> bool:

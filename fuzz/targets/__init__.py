@@ -1,0 +1,1 @@
+"""The readers under test: one module each, with one ``TARGET``."""

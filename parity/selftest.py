@@ -1,0 +1,255 @@
+"""The harness judged: every classic mistake in every block, and whether the matrix catches it.
+
+A mistake is made on the oracle; what it gives, rounded to the case's dtype, goes through the same comparison as a
+backend's result. One that passes is a hole in the matrix. Those that change nothing by theory stand in a list
+(`parity.mistakes.EQUIVALENT`), which is checked as well: a line whose mistake is caught, or that nothing fits, is
+stale.
+
+>>> verdict = run(blocks=["eca"], mistakes=["kernel-flipped"])
+>>> verdict.passed, [(trial.words, trial.training) for trial in verdict.trials]
+(True, [('conv.kernel flipped', False), ('conv.kernel flipped', True)])
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity import client
+from parity.cases import SHAPES, Case, Problem, standard
+from parity.compare import compare
+from parity.mistakes import BY_NAME, EQUIVALENT, Equivalent, Setting, Variation, reason, variations
+from parity.modes import PLAIN
+from parity.spec import SPECS
+
+# Half precision allows so much that a mistake is better shown in these.
+PRECISE = ("float64", "float32")
+
+LAST = "large"  # the shape that is tried for what survives all others
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variation of a mistake in a block, in training or in inference.
+
+    Args:
+        mistake: its name.
+        block: the block's id.
+        words: the variation.
+        training: whether statistics are used and updated.
+        case: the first that caught it; empty where none did.
+        quantity: that is furthest off there.
+        ratio: its error as a share of the allowed one.
+        tried: how many cases there were until then.
+        on_backend: likewise `ratio` of a backend that was given the mistake; None where none was.
+        equivalent: the reason why nothing can catch it, where that is so in every case that it fits.
+    """
+
+    mistake: str
+    block: str
+    words: str
+    training: bool
+    case: str = ""
+    quantity: str = ""
+    ratio: float = 0.0
+    tried: int = 0
+    on_backend: float | None = None
+    equivalent: str = ""
+
+    @property
+    def survived(self) -> bool:
+        """Whether it passed where it should not."""
+        return not self.equivalent and not (self.case and (self.on_backend is None or self.on_backend > 1))
+
+    def explain(self) -> str:
+        """What passed, in a sentence."""
+        mode = "training" if self.training else "inference"
+        where = f"{self.block} in {mode}: {self.words} ({self.mistake})"
+        if self.case:
+            return f"{where} is caught in {self.case}, but not where a backend makes it ({self.on_backend:.2g})"
+        return f"{where} survives all {self.tried} cases that it fits"
+
+
+@dataclass
+class Verdict:
+    """What `run` saw.
+
+    Args:
+        trials: each variation of each mistake, in each block, in training and in inference.
+        stale: the lines of the list of equivalents that do not hold, and the mistakes that fit nothing.
+        backend: that was given the mistakes too, or "".
+    """
+
+    trials: list[Trial] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    backend: str = ""
+
+    @property
+    def survivors(self) -> list[Trial]:
+        """The mistakes that passed."""
+        return [trial for trial in self.trials if trial.survived]
+
+    @property
+    def passed(self) -> bool:
+        """Whether there was something to catch, all of it was caught, and the list holds."""
+        return bool(self.trials) and not self.survivors and not self.stale
+
+    def of(self, mistake: str, block: str) -> list[Trial]:
+        """The trials of one cell of the table."""
+        return [trial for trial in self.trials if (trial.mistake, trial.block) == (mistake, block)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for a script."""
+        return {
+            "passed": self.passed,
+            "backend": self.backend,
+            "stale": self.stale,
+            "trials": [
+                {name: _finite(value) for name, value in asdict(trial).items()} | {"survived": trial.survived}
+                for trial in self.trials
+            ],
+        }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def run(
+    blocks: Sequence[str] = tuple(SPECS),
+    mistakes: Sequence[str] | None = None,
+    *,
+    backend: str = "",
+    progress: Callable[[str, Verdict], None] = lambda case, verdict: None,
+) -> Verdict:
+    """Make every mistake in every block and see whether the matrix catches it.
+
+    Args:
+        blocks: their ids.
+        mistakes: their names; None for all.
+        backend: an id: what spec, weights and input can express is then given to it as well.
+        progress: called with the id of each case before its turn, and what was seen until then.
+
+    Raises:
+        SpecError: for a mistake that there is not.
+        BackendMissingError, BackendCrashedError: as their names say.
+    """
+    verdict, held = Verdict(backend=backend), set[Equivalent]()
+    for block in blocks:
+        for training in (False, True):
+            trials: dict[tuple[str, str], Trial] = {}
+            for case in cases([block], [training]):
+                progress(case.id, verdict)
+                if case.shape != LAST or any(trial.survived for trial in trials.values()):
+                    _try(case, mistakes, trials, verdict, held)
+            verdict.trials += trials.values()
+    verdict.stale += _unfitting(blocks, mistakes, held)
+    if set(blocks) == set(SPECS):
+        tried = {trial.mistake for trial in verdict.trials}
+        verdict.stale += [f"{name} fits no case of the matrix" for name in mistakes or BY_NAME if name not in tried]
+    return verdict
+
+
+def cases(blocks: Sequence[str], modes: Sequence[bool] = (False, True)) -> list[Case]:
+    """The cases of the matrix in the order in which they are tried: small ones that catch much come first."""
+    fitting = [
+        case
+        for case in standard()
+        if isinstance(case, Case) and case.mode == PLAIN and case.dtype in PRECISE
+        if case.block in blocks and case.training in modes
+    ]
+    sizes = list(SHAPES)
+
+    def order(case: Case) -> tuple[int, bool, int]:
+        return sizes.index(case.shape), case.spatial_dims != 2, PRECISE.index(case.dtype)
+
+    return sorted(fitting, key=order)
+
+
+def _try(
+    case: Case,
+    mistakes: Sequence[str] | None,
+    trials: dict[tuple[str, str], Trial],
+    verdict: Verdict,
+    held: set[Equivalent],
+) -> None:
+    """Make what has not been caught yet in this case."""
+    problem = case.problem()
+    setting = Setting(problem.block, problem.x, case.training, case.data_format)
+    for variation in variations(setting, mistakes):
+        key = variation.mistake, variation.words
+        trial = trials.setdefault(key, Trial(variation.mistake, case.block, variation.words, case.training))
+        line = reason(setting, variation)
+        if line is None and trial.case:
+            continue
+        if line is not None and line in held and trial.equivalent:
+            continue
+        quantity, ratio = _worst(case, problem, _made(case, problem, variation))
+        caught = ratio > 1
+        if line is not None:
+            held.add(line)
+            if caught:
+                verdict.stale.append(f"{line.mistake} in {line.block} is caught by {case.id}: {variation.words}")
+            if not trial.tried:
+                trials[key] = replace(trial, equivalent=line.reason)
+            continue
+        trial = replace(trial, equivalent="", tried=trial.tried + 1)
+        if caught:
+            trial = replace(trial, case=case.id, quantity=quantity, ratio=ratio)
+            if verdict.backend and variation.is_portable:
+                trial = replace(trial, on_backend=_worst(case, problem, _sent(case, problem, variation, verdict))[1])
+        trials[key] = trial
+
+
+def _made(case: Case, problem: Problem, variation: Variation) -> Mapping[str, NDArray]:
+    """What the oracle makes of a case where it makes this mistake."""
+    result = variation.evaluate(
+        problem.block,
+        problem.x,
+        cotangent=problem.cotangent,
+        training=case.training,
+        data_format=case.data_format,
+        steps=problem.steps,
+        learning_rate=problem.learning_rate,
+    )
+    return {name: value.value for name, value in result.items()}
+
+
+def _sent(case: Case, problem: Problem, variation: Variation, verdict: Verdict) -> Mapping[str, NDArray]:
+    """What the backend makes of a case where it is given this mistake."""
+    cotangent = problem.cotangent
+    result = client.run(
+        verdict.backend,
+        "cpu",
+        variation.block(problem.block),
+        variation.laid_out(problem.x, case.data_format),
+        None if cotangent is None else variation.laid_out(cotangent, case.data_format),
+        training=case.training,
+        dtype=case.dtype,
+        data_format=case.data_format,
+        steps=problem.steps,
+        learning_rate=problem.learning_rate,
+    )
+    return variation.taken_back(result, case.data_format)
+
+
+def _worst(case: Case, problem: Problem, got: Mapping[str, NDArray]) -> tuple[str, float]:
+    """The quantity that is furthest off, and by how many times the allowed error."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = {name: np.asarray(value).astype(case.dtype) for name, value in got.items()}
+    comparisons = compare(problem.expected, rounded, dtype=case.dtype, device="cpu")
+    worst = max(comparisons, key=lambda comparison: comparison.ratio)
+    return worst.name, worst.ratio
+
+
+def _unfitting(blocks: Sequence[str], mistakes: Sequence[str] | None, held: set[Equivalent]) -> Iterator[str]:
+    """The lines of the list that nothing fitted, of those that were looked at."""
+    for line in EQUIVALENT:
+        if line.block in blocks and (mistakes is None or line.mistake in mistakes) and line not in held:
+            yield f"{line.mistake} in {line.block} ({line.words}) is listed as equivalent, but nothing fits it"

@@ -1,0 +1,308 @@
+"""The table of classic mistakes, the steps that they replace, and the self-test that makes them all."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parity import cases, cli, mistakes, oracle, selftest
+from parity.block import Block
+from parity.compare import compare
+from parity.errors import SpecError
+from parity.mistakes import EQUIVALENT, MISTAKES, Equivalent, Mistake, Setting, Variation, variations
+from parity.oracle._map import mean
+from parity.oracle._measured import given
+from parity.oracle._steps import STEPS, Replacement, replaced, watched
+from parity.spec import SPECS
+
+# What the issue asks for by name.
+WANTED = [
+    "kernel-transposed",
+    "planes-exchanged",
+    "layers-exchanged",
+    "kernel-flipped",
+    "hard-sigmoid-slope",
+    "hard-sigmoid-for-sigmoid",
+    "sigmoid-for-hard-sigmoid",
+    "gate-missing",
+    "bias-dropped",
+    "epsilon",
+    "momentum-inverted",
+    "variance-estimator",
+    "statistics-frozen",
+    "norm-left-out",
+    "norm-axis",
+    "last-as-first",
+    "sum-for-mean",
+    "maximum-before-relu",
+    "unshared-layers",
+    "merge-before-layers",
+    "spatial-source",
+    "residual",
+    "even-padding",
+    "padding-mode",
+    "tie-gradient",
+    "detached-branch",
+    "half-accumulation",
+    "space-exchanged",
+    "wrong-element",
+]
+
+
+def setting(block, variant="default", training=False, dims=2, dtype="float64"):
+    case = cases.Case(block, variant, dims, "odd", "channels_first", dtype, training)
+    problem = case.problem()
+    return Setting(problem.block, problem.x, training), problem
+
+
+def named(where, words):
+    (found,) = [variation for variation in variations(where) if variation.words == words]
+    return found
+
+
+# Steps
+
+
+def tripled(mean, x, *rest):
+    return mean(x, *rest) * 3.0
+
+
+def one_more(mean, x, *rest):
+    return mean(x, *rest) + given(1.0)
+
+
+def test_replacements_nest_and_end():
+    x = given([[1.0, 2.0]])
+    with replaced(Replacement("mean", tripled)):
+        with replaced(Replacement("mean", one_more)):
+            assert mean(x, (1,)).value.tolist() == [5.5]  # the later one is called first
+        assert mean(x, (1,)).value.tolist() == [4.5]
+    with pytest.raises(ZeroDivisionError), replaced(Replacement("mean", tripled)):
+        1 / 0  # noqa: B018
+    assert mean(x, (1,)).value.tolist() == [1.5]
+
+
+def test_a_replacement_has_a_place():
+    x = given([[1.0, 2.0]])
+    with replaced(Replacement("mean", tripled, "channel")):
+        assert mean(x, (1,), "channel").value.tolist() == mean(x, (1,), path="channel").value.tolist() == [4.5]
+        assert mean(x, (1,), "spatial").value.tolist() == mean(x, (1,)).value.tolist() == [1.5]
+
+
+def test_other_threads_compute_rightly():
+    seen = []
+    with replaced(Replacement("mean", tripled)):
+        thread = threading.Thread(target=lambda: seen.append(mean(given([1.0]), (0,)).value.item()))
+        thread.start()
+        thread.join()
+    assert seen == [1.0]
+
+
+@pytest.mark.parametrize("block", SPECS)
+def test_every_block_is_made_of_steps(block):
+    where, _ = setting(block)
+    assert {"forward", "mean", "gate", "attend"} <= set(where.taken) <= set(STEPS)
+
+
+def test_watching_tells_the_places_in_order():
+    with watched() as seen:
+        mean(given([1.0]), (0,), "b")
+        mean(given([1.0]), (0,), "a")
+        mean(given([1.0]), (0,), "b")
+    assert seen == {"mean": ["b", "a"]}
+
+
+# The table
+
+
+def test_the_table_reads_well():
+    assert len(MISTAKES) >= 60
+    assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES)
+    assert set(WANTED) <= {mistake.name for mistake in MISTAKES}
+    for mistake in MISTAKES:
+        assert mistake.words, mistake.name
+        assert mistake.source, mistake.name
+        assert mistake.words != mistake.source
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("block", SPECS)
+def test_variations_have_words_of_their_own(block, training):
+    where, _ = setting(block, training=training)
+    words = [variation.words for variation in variations(where)]
+    assert len(words) > 20
+    assert len(set(words)) == len(words)
+    assert not [text for text in words if "  " in text or text != text.strip()]
+
+
+def test_unknown_mistakes_are_refused():
+    with pytest.raises(SpecError, match="received mistake 'typo'; expected one of hard-sigmoid-slope, "):
+        mistakes.find("typo")
+
+
+def test_a_wrong_weight_used_and_loaded_have_one_output_and_two_gradients():
+    where, problem = setting("eca", "kernel5")
+    flipped = named(where, "conv.kernel flipped")
+    used = flipped.evaluate(problem.block, problem.x, cotangent=problem.cotangent)
+    loaded = flipped.evaluate(problem.block, problem.x, cotangent=problem.cotangent, loaded=True)
+    assert np.array_equal(used["output"].value, loaded["output"].value)
+    kernels = used["grad.conv.kernel"].value, loaded["grad.conv.kernel"].value
+    assert np.array_equal(kernels[0], kernels[1][..., ::-1])
+    # What a backend is sent is the loaded one.
+    sent = oracle.evaluate(problem.block.spec, flipped.block(problem.block).tensors, problem.x)
+    assert np.array_equal(sent["output"].value, loaded["output"].value)
+
+
+@pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
+def test_a_layout_goes_there_and_back(data_format):
+    case = cases.Case("ca", "default", 2, "odd", data_format, "float64", False)
+    problem = case.problem()
+    where = Setting(problem.block, problem.x, False, data_format)
+    for mistake in ("last-as-first", "space-exchanged", "channels-reversed"):
+        (variation,) = variations(where, [mistake])
+        x, dy = (variation.laid_out(value, data_format) for value in (problem.x, problem.cotangent))
+        assert not np.array_equal(x, problem.x)
+        results = oracle.evaluate(problem.block.spec, problem.block.tensors, x, cotangent=dy, data_format=data_format)
+        got = variation.taken_back({name: value.value for name, value in results.items()}, data_format)
+        made = variation.evaluate(problem.block, problem.x, cotangent=problem.cotangent, data_format=data_format)
+        for result in compare({**problem.expected, **made}, got, dtype="float64", device="cpu"):
+            assert result.ratio < 1, (mistake, result.failure)
+
+
+def test_two_mistakes_are_both_made():
+    where, problem = setting("se")
+    kinds = named(where, 'gate "identity" instead of "sigmoid"'), named(where, "fc1.bias dropped")
+    block = Block("", replace(problem.block.spec, gate="identity"), problem.block.tensors)
+    block.tensors["fc1.bias"][:] = 0
+    expected = oracle.evaluate(block.spec, block.tensors, problem.x)["output"].value
+    for pair in (kinds[0] & kinds[1], kinds[1] & kinds[0]):
+        assert np.array_equal(pair.evaluate(problem.block, problem.x)["output"].value, expected)
+    assert (kinds[0] & kinds[1]).mistake == "gate-missing and bias-dropped"
+
+
+def test_two_fields_of_one_norm_are_both_changed():
+    where, _ = setting("ca", training=True)
+    rate, epsilon = (next(variations(where, [name])) for name in ("momentum-inverted", "epsilon"))
+    norm = (rate & epsilon).respec(where.spec).arguments()["norm"]
+    assert (norm.update_rate, norm.epsilon) == (0.9, 1e-3)
+
+
+# The self-test
+
+
+def test_the_matrix_catches_what_it_is_shown():
+    verdict = selftest.run(["eca"])
+    assert verdict.passed, [trial.explain() for trial in verdict.survivors] + verdict.stale
+    assert {trial.training for trial in verdict.trials} == {False, True}
+    flipped = next(trial for trial in verdict.of("kernel-flipped", "eca") if not trial.training)
+    assert flipped.ratio > 1
+    assert cases.find(flipped.case).block == "eca"
+
+
+def planted(monkeypatch, *rows, equivalent=()):
+    """The table with other rows, and the list with other lines."""
+    monkeypatch.setattr(mistakes, "MISTAKES", (*MISTAKES, *rows))
+    monkeypatch.setattr(mistakes, "BY_NAME", {mistake.name: mistake for mistake in (*MISTAKES, *rows)})
+    lines = (*EQUIVALENT, *equivalent)
+    monkeypatch.setattr("parity.mistakes._equivalent.EQUIVALENT", lines)
+    monkeypatch.setattr(selftest, "EQUIVALENT", lines)
+
+
+HARMLESS = Mistake("harmless", "nothing", "a test", lambda where: iter([Variation("nothing is done")]))
+
+
+def test_a_survivor_is_a_failure(monkeypatch, capsys):
+    planted(monkeypatch, HARMLESS)
+    assert cli.main(["selftest", "--block", "eca", "--mistake", "harmless"]) == cli.DISAGREED
+    seen = capsys.readouterr()
+    assert "2 of 2 survive" in seen.out
+    assert "eca in inference: nothing is done (harmless) survives all " in seen.err
+
+
+def test_a_survivor_that_is_listed_with_its_reason_is_none(monkeypatch):
+    planted(monkeypatch, HARMLESS, equivalent=[Equivalent("harmless", "eca", "nothing*", "zero is zero")])
+    verdict = selftest.run(["eca"], ["harmless"])
+    assert verdict.passed
+    assert {trial.equivalent for trial in verdict.trials} == {"zero is zero"}
+
+
+def test_a_line_of_the_list_whose_mistake_is_caught_is_stale(monkeypatch, capsys):
+    planted(monkeypatch, equivalent=[Equivalent("kernel-flipped", "eca", "*", "so they say")])
+    assert cli.main(["selftest", "--block", "eca", "--mistake", "kernel-flipped"]) == cli.DISAGREED
+    assert "stale: kernel-flipped in eca is caught by eca-default-2d-odd-" in capsys.readouterr().err
+
+
+def test_a_line_of_the_list_that_nothing_fits_is_stale(monkeypatch):
+    never = Equivalent("kernel-flipped", "eca", "*", "never", lambda where: False)
+    planted(monkeypatch, equivalent=[never])
+    verdict = selftest.run(["eca"], ["kernel-flipped"])
+    assert not verdict.survivors
+    assert verdict.stale == ["kernel-flipped in eca (*) is listed as equivalent, but nothing fits it"]
+
+
+def test_a_mistake_that_nothing_fits_is_stale(monkeypatch):
+    nowhere = Mistake("nowhere", "impossible", "a test", lambda where: iter(()))
+    planted(monkeypatch, nowhere)
+    monkeypatch.setattr(selftest, "cases", lambda blocks, modes=(): [])
+    assert selftest.run(mistakes=["nowhere"]).stale == ["nowhere fits no case of the matrix"]
+
+
+def test_a_hole_in_the_matrix_is_found(monkeypatch):
+    """Without maps that hold ties, the gradient of ties is anybody's."""
+    whole = cases.standard()
+    untied = [case for case in whole if isinstance(case, cases.Case) and case.shape == "odd"]
+    assert selftest.run(["cbam"], ["tie-gradient"]).passed
+    monkeypatch.setattr(selftest, "standard", lambda: untied)
+    survivors = selftest.run(["cbam"], ["tie-gradient"]).survivors
+    assert {trial.words for trial in survivors} >= {"channel maximum with the gradient of ties sent to the first"}
+
+
+def test_a_backend_that_is_given_mistakes_is_caught_at_them(monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+    names = ["kernel-flipped", "channels-reversed", "gate-missing"]
+    verdict = selftest.run(["eca"], names, backend="torch")
+    assert verdict.passed
+    assert all(trial.on_backend > 1 for trial in verdict.trials)
+    # One that mends what it is given would pass: the whole chain has to show the mistake.
+    right = {case.id: case.problem() for case in selftest.cases(["eca"])}
+
+    def mended(backend, device, block, *request, data_format, dtype, training, **options):
+        for problem in right.values():
+            if (
+                problem.x.shape == request[0].shape
+                and problem.x.dtype == dtype
+                and len(problem.expected) > 3 * training
+            ):
+                if np.array_equal(np.sort(problem.x, axis=None), np.sort(request[0], axis=None)):
+                    return {name: value.value.astype(dtype) for name, value in problem.expected.items()}
+        raise AssertionError("no such case")
+
+    monkeypatch.setattr(selftest.client, "run", mended)
+    verdict = selftest.run(["eca"], ["kernel-flipped"], backend="torch")
+    assert [trial.survived for trial in verdict.trials] == [True, True]
+    assert "but not where a backend makes it" in verdict.survivors[0].explain()
+
+
+def test_the_command_lists_and_writes(tmp_path, capsys):
+    file = tmp_path / "selftest.json"
+    assert cli.main(["selftest", "--block", "eca", "--mistake", "kernel-flipped", "--json", str(file)]) == cli.AGREED
+    assert "all 2 variations of 1 mistakes are caught" in capsys.readouterr().out
+    report = json.loads(file.read_text())
+    assert report["passed"] is True
+    assert report["trials"][0]["words"] == "conv.kernel flipped"
+    assert report["trials"][0]["tried"] == 1
+    assert cli.main(["selftest", "--list", "--mistake", "epsilon"]) == cli.AGREED
+    assert "gzuidhof/nn-transfer#3" in capsys.readouterr().out
+    assert cli.main(["selftest", "--mistake", "typo"]) == cli.MISUSED
+
+
+@pytest.mark.slow
+def test_every_mistake_in_every_block_is_caught():
+    verdict = selftest.run()
+    assert verdict.passed, [trial.explain() for trial in verdict.survivors] + verdict.stale
+    assert {trial.mistake for trial in verdict.trials} == set(mistakes.BY_NAME)
+    assert {trial.block for trial in verdict.trials} == set(SPECS)
