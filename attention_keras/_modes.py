@@ -24,7 +24,7 @@ Prepared = tuple[Callable[[Any, Any], tuple[Any, list]], Mapping[str, Any]]
 def prepare(
     mode: str, engine: Any, model: keras.Model, variables: Mapping[str, keras.Variable], training: bool, x: Any
 ) -> Prepared:
-    """What runs in place of `model` in `mode`; `x` is the first map that it will get, of which it must not know the sizes.
+    """What runs in place of `model` in `mode`; `x` is the first map that it will get, whose sizes it must not know.
 
     Raises:
         InputError: for a mode that this package does not know. A `ValueError`.
@@ -104,7 +104,7 @@ def exported(setting: Setting) -> Prepared:
 
 
 def as_module(setting: Setting) -> Any:
-    """The model as a module of one tensor, with its variables as parameters and buffers, by Keras' `stateless_call`.
+    """The model as a module of one tensor, its variables parameters and buffers, by Keras' `stateless_call`.
 
     Keras' layers read their weights past the module that they are: PyTorch's exporters would take them for constants.
     """
@@ -159,14 +159,20 @@ class TorchVariable:
 
 
 def onnx(setting: Setting) -> Prepared:
-    """Keras' own exporter, on PyTorch PyTorch's: there Keras has none for unknown sizes. Run by onnxruntime on the CPU."""
+    """Keras' own exporter, on PyTorch PyTorch's: Keras has none there for unknown sizes. Run by onnxruntime."""
     file = setting.folder / "model.onnx"
     if keras.backend.backend() == "torch":
         import torch
 
         axes = open_axes(setting)
         torch.onnx.export(
-            as_module(setting), (other(setting),), file, dynamo=True, dynamic_shapes=(axes,), external_data=False, verbose=False
+            as_module(setting),
+            (other(setting),),
+            file,
+            dynamo=True,
+            dynamic_shapes=(axes,),
+            external_data=False,
+            verbose=False,
         )
     else:
         setting.model.export(file, format="onnx", verbose=False, input_signature=[setting.signature()])
@@ -201,7 +207,7 @@ def function(setting: Setting, jit_compile: bool = False) -> Prepared:
 
 
 def jit(setting: Setting) -> Prepared:
-    """`stateless_call`, and the gradients of a loss around it, under one `jax.jit`: a training step as users write it."""
+    """`stateless_call`, and the gradients of a loss around it, under one `jax.jit`: as users write training steps."""
     import jax
 
     model, training = setting.model, setting.training
@@ -218,7 +224,9 @@ def jit(setting: Setting) -> Prepared:
     forward, backward = jax.jit(forward), jax.jit(jax.grad(loss, (0, 1), has_aux=True))
 
     def compute(x: Any, cotangent: Any) -> tuple[Any, list]:
-        trainable, others = ([one.value for one in part] for part in (model.trainable_variables, model.non_trainable_variables))
+        trainable, others = (
+            [one.value for one in part] for part in (model.trainable_variables, model.non_trainable_variables)
+        )
         slopes: list = []
         if cotangent is None:
             output, states = forward(trainable, x, others)
@@ -234,11 +242,14 @@ def jit(setting: Setting) -> Prepared:
 
 def savedmodel(setting: Setting) -> Prepared:
     """`keras.export.ExportArchive`, reloaded by `tf.saved_model.load`: a TensorFlow object, whatever the engine."""
-    from attention_keras.adapter import TensorFlow
 
     model = setting.model
     if keras.backend.backend() == "torch":  # its archive has no other way, and takes known sizes alone
-        model.export(setting.folder, verbose=False, input_signature=[keras.InputSpec(shape=setting.x.shape, dtype=model.inputs[0].dtype)])
+        model.export(
+            setting.folder,
+            verbose=False,
+            input_signature=[keras.InputSpec(shape=setting.x.shape, dtype=model.inputs[0].dtype)],
+        )
     else:
         archive = keras.export.ExportArchive()
         archive.track(model)

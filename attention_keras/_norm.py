@@ -91,7 +91,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 def count(u: Any) -> Any:
-    """The number of values per channel: an int, a symbol while PyTorch traces, or a tensor where a graph does not know."""
+    """The number of values per channel: an int, a symbol as PyTorch traces, or a tensor where a graph cannot know."""
     n = math.prod(ops.shape(u)[:-1])
     # PyTorch reckons with its symbols, and would put the size that it traces with into a tensor.
     return n if isinstance(n, int) or keras.backend.backend() == "torch" else ops.convert_to_tensor(n)

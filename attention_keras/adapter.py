@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -150,6 +151,9 @@ def stepper(
                 from attention_keras import _modes
 
                 compute, own = _modes.prepare(mode, engine, model, variables, training, x)
+                if own is not variables:  # so that nothing can come of the model that was saved unseen
+                    spoiled = ((variable, ops.convert_to_numpy(variable) * math.nan) for variable in variables.values())
+                    write_variables(model, spoiled)
             parameters = {name: variable for name, variable in own.items() if not is_statistic(name)}
             output, slopes = compute(x, cotangent)
             slopes = [ops.convert_to_numpy(slope) for slope in slopes]

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from attention_tf1compat import adapter
 from attention_tf1compat._block import find_specs
-from parity.spec import InputError, ModeMissingError, is_statistic
+from parity.spec import InputError, is_statistic
 
 # As `adapter.stepper` returns it.
 Step = Callable[[Any, Any, bool], tuple[Any, dict[str, Any]]]
@@ -30,7 +31,6 @@ def stepper(
 
     Raises:
         InputError: for a mode that this package does not know. A `ValueError`.
-        ModeMissingError: for one that needs what is not installed here. A `ValueError`.
     """
     if mode not in MODES:
         raise InputError(f"received mode {mode!r}", f"one of plain, {', '.join(MODES)}")
@@ -65,6 +65,7 @@ def function(
     found = {name: own[variable.name] for name, variable in variables.items()}
     for name, variable in variables.items():
         found[name].assign(session.run(variable))
+    spoil(session, variables)
     parameters = {name: variable for name, variable in found.items() if not is_statistic(name)}
 
     def backward(x: tf.Tensor, cotangent: tf.Tensor) -> tuple[tf.Tensor, list]:
@@ -112,10 +113,13 @@ def savedmodel(
             adapter._training_output(session.graph, x, data_format)
     with tempfile.TemporaryDirectory(prefix="parity-") as folder:
         save(session, Path(folder, "model"))
-        loaded = tf.compat.v1.Session(graph=tf.Graph(), config=adapter.configuration("gpu" if "GPU" in x.device else "cpu"))
+        loaded = tf.compat.v1.Session(
+            graph=tf.Graph(), config=adapter.configuration("gpu" if "GPU" in x.device else "cpu")
+        )
         tf.compat.v1.saved_model.load(loaded, [tf.saved_model.SERVING], str(Path(folder, "model")))
     own = {variable.name: variable for variable in adapter.global_variables(loaded.graph)}
     found = {name: own[variable.name] for name, variable in variables.items()}
+    spoil(session, variables)
     run = adapter.stepper(loaded, found, training=training, data_format=data_format, learning_rate=learning_rate)
 
     def step(x: Any, cotangent: Any, update: bool) -> tuple[Any, dict[str, Any]]:
@@ -125,6 +129,12 @@ def savedmodel(
         return results
 
     return step
+
+
+def spoil(session: tf.compat.v1.Session, variables: Mapping[str, tf.Variable]) -> None:
+    """Fill the variables that were copied with NaN, so that nothing can come of them unseen."""
+    values = session.run(dict(variables))
+    adapter.write_variables(session, ((variables[name], np.full_like(value, np.nan)) for name, value in values.items()))
 
 
 def save(session: tf.compat.v1.Session, folder: Path) -> None:
@@ -158,17 +168,7 @@ def tflite(
     return step
 
 
-def onnx(*setting: Any) -> Step:
-    """The SavedModel, converted by tf2onnx."""
-    try:
-        import tf2onnx  # noqa: F401
-    except ImportError:
-        raise ModeMissingError("this mode needs tf2onnx, not installed here") from None
-    raise NotImplementedError
-
-
 MODES: dict[str, Callable[..., Step]] = {
-    "onnx": onnx,
     "function": function,
     "xla": xla,
     "savedmodel": savedmodel,

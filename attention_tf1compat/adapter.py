@@ -63,7 +63,9 @@ def owns(model: Any) -> bool:
     return isinstance(model, tf.compat.v1.Session | tf.compat.v1.InteractiveSession)
 
 
-def build(spec: Spec, *, shape: tuple[int | None, ...], data_format: str, dtype: str, device: str) -> tf.compat.v1.Session:
+def build(
+    spec: Spec, *, shape: tuple[int | None, ...], data_format: str, dtype: str, device: str
+) -> tf.compat.v1.Session:
     """A session over a fresh graph that holds the one block of `spec`, for an input of `shape`."""
     if dtype.startswith("mixed_"):
         raise InputError(

@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -79,26 +80,11 @@ def run_onnx(model: bytes) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.from_numpy(session.run(None, {source.name: x.detach().contiguous().numpy()})[0])
 
 
-def tflite(model: nn.Module, variables: Mapping[str, Tensor], x: Tensor) -> Prepared:
-    """A LiteRT model by litert-torch."""
-    require("litert_torch")
-    import litert_torch
-
-    converted = litert_torch.convert(model, (x,))
-    return lambda x: torch.from_numpy(converted(x)), variables
-
-
 def require(*modules: str) -> None:
     """Raise `ModeMissingError` unless the modules are installed."""
-    missing = [name for name in modules if not _is_installed(name)]
+    missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise ModeMissingError(f"this mode needs {' and '.join(missing)}, not installed here")
-
-
-def _is_installed(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
 
 
 def _other(x: Tensor) -> Tensor:
@@ -117,5 +103,4 @@ MODES: dict[str, Callable[[nn.Module, Mapping[str, Tensor], Tensor], Prepared]] 
     "compile": compiled,
     "export": exported,
     "onnx": onnx,
-    "tflite": tflite,
 }

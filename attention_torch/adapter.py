@@ -163,6 +163,8 @@ def stepper(
             from attention_torch import _modes
 
             run, own = _modes.prepare(mode, model, variables, source.detach())
+            if own is not variables:  # so that nothing can come of the model that was saved unseen
+                write_variables(model, ((variable, float("nan")) for variable in variables.values()))
         output = run(source)
         parameters = {name: variable for name, variable in own.items() if not is_statistic(name)}
         gradients = {}

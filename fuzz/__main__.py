@@ -192,7 +192,7 @@ class Run:
         status = process.wait()
         if reason or (status and self.state["started"] and time.monotonic() < end):
             self._died(reason or _death(status))
-        elif self.state["tried"] == before and time.monotonic() < end:
+        elif (status or self.state["tried"] == before) and time.monotonic() < end:
             raise WorkerError(f"{self.given.reader} cannot be searched:\n{self._log()}")
 
     def _died(self, reason: str) -> None:

@@ -24,9 +24,10 @@ FIELDS = ("started", "tried", "accepted", "refused", "found")
 
 # Modules that texts and errors need now and then, and no seed of a target might.
 ANYWAY = (
-    *("encodings.idna", "encodings.utf_16", "encodings.utf_32", "encodings.utf_8_sig", "encodings.cp437", "reprlib"),
-    *("encodings.raw_unicode_escape", "encodings.unicode_escape", "encodings.latin_1", "encodings.ascii", "stringprep"),
-    *("unicodedata", "difflib", "textwrap", "decimal", "traceback", "linecache", "heapq", "numpy.ma", "zipfile"),
+    *(f"encodings.utf_{bits}{order}" for bits in (16, 32) for order in ("", "_be", "_le")),
+    *("encodings.idna", "encodings.utf_8_sig", "encodings.cp437", "encodings.latin_1", "encodings.ascii", "stringprep"),
+    *("encodings.raw_unicode_escape", "encodings.unicode_escape", "unicodedata", "difflib", "textwrap", "reprlib"),
+    *("decimal", "traceback", "linecache", "heapq", "numpy.ma", "zipfile"),
 )
 
 

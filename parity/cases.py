@@ -206,7 +206,7 @@ class Case:
         undecided: Problem | None = None
         for attempt in range(self._draws):
             rng = np.random.default_rng([zlib.crc32(self.id.encode()), attempt])
-            # In half precision, when nothing else helps, a smaller map: its hidden units stay clear of far kinks.
+            # In half precision, when nothing else helps, a smaller map and norm: hidden units stay clear of far kinks.
             size = 0.25 if self.precision.is_half and 2 * attempt >= self._draws else 1.0
             tensors, x, cotangent = draw = _draw(self, rng, size)
             expected = self._judge(draw)
@@ -342,8 +342,8 @@ def everything() -> Iterator[Case]:
 
 def standard() -> list[AnyCase]:
     """The matrix of a normal run: the recordings, each default over the whole product, and every variant and every
-    shape with each rank, in combinations of format, dtype and phase that take turns; the half-precision cases; and those
-    of the modes.
+    shape with each rank, in combinations of format, dtype and phase that take turns; the half-precision cases; and
+    those of the modes.
     """
     chosen: list[AnyCase] = list(recorded())
     cells = list(itertools.product((1, 2, 3), (False, True)))
@@ -396,7 +396,8 @@ def in_modes() -> list[Case]:
 def everything_in_modes() -> Iterator[Case]:
     """The whole product of the modes but the plain one, at the one shape at which they run."""
     for block, variants in OPTIONS.items():
-        cells = itertools.product(variants, SHAPES["odd"].ranks, DATA_FORMATS, PRECISIONS, (False, True), MODES.values())
+        phases = (False, True)
+        cells = itertools.product(variants, SHAPES["odd"].ranks, DATA_FORMATS, PRECISIONS, phases, MODES.values())
         for variant, rank, data_format, dtype, training, mode in cells:
             if mode.id != PLAIN and not (training and mode.inference_only):
                 yield Case(block, variant, rank, "odd", data_format, dtype, training, mode.id)
@@ -422,7 +423,9 @@ def _draw(case: Case, rng: np.random.Generator, scale: float = 1.0) -> tuple[dic
     precision = case.precision
     tensors = {
         # Mixed precision rounds the weights as it uses them: these lose nothing by it.
-        name: _weight(name, extent, rng).astype(precision.compute).astype(precision.variables)
+        name: ((scale if name.endswith("scale") else 1) * _weight(name, extent, rng))
+        .astype(precision.compute)
+        .astype(precision.variables)
         for name, extent in case.spec.parameters().items()
     }
     # Among random numbers some maxima are closer than half precision can tell.

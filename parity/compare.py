@@ -53,9 +53,7 @@ def compare(
     return results + [_broken(name, f"{name}: not expected, but the backend returned it") for name in unexpected]
 
 
-def _compare(
-    name: str, expected: Measured, got: NDArray | None, dtype: str, device: str, by_norm: bool
-) -> Comparison:
+def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, device: str, by_norm: bool) -> Comparison:
     precision = PRECISIONS[dtype]
     if got is None:
         return _broken(name, f"{name}: missing from the result")

@@ -54,7 +54,12 @@ MODES: dict[str, Mode] = {
     for mode in (
         Mode(PLAIN, "as the framework runs it by itself: eagerly, on JAX under jax.jit, in TF1 in a session", ("*",)),
         Mode("compile", "torch.compile, by Inductor, as one graph without breaks", (TORCH, KERAS_TORCH), "PyTorch"),
-        Mode("export", "torch.export, saved and loaded; its gradients and its training, too", (TORCH, KERAS_TORCH), "PyTorch"),
+        Mode(
+            "export",
+            "torch.export, saved and loaded; its gradients and its training, too",
+            (TORCH, KERAS_TORCH),
+            "PyTorch",
+        ),
         Mode(
             "onnx",
             "exported to ONNX, run by onnxruntime",
@@ -181,7 +186,13 @@ LIMITS: tuple[Limit, ...] = (
         "Select TensorFlow op(s), included in the given model, is(are) not supported",
         dtypes=("float64",),
     ),
-    Limit("tflite", TF1, "LiteRT computes nothing in float64", "op is neither a custom op nor a flex op", dtypes=("float64",)),
+    Limit(
+        "tflite",
+        TF1,
+        "LiteRT computes nothing in float64",
+        "op is neither a custom op nor a flex op",
+        dtypes=("float64",),
+    ),
 )
 
 
@@ -216,7 +227,9 @@ def table(backends: Any) -> list[dict[str, Any]]:
             "possible": not impossible(backend, mode.id),
             "reason": impossible(backend, mode.id),
             "inference_only": mode.inference_only,
-            "limits": [{"of": limit.scope, "reason": limit.reason} for limit in limits(backend, mode.id) if limit.scope],
+            "limits": [
+                {"of": limit.scope, "reason": limit.reason} for limit in limits(backend, mode.id) if limit.scope
+            ],
         }
         for backend in backends
         for mode in MODES.values()

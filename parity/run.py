@@ -234,6 +234,11 @@ def reason(case: AnyCase, backend: str) -> str:
     return modes.impossible(backend, case.mode, block=case.block, dtype=case.dtype, training=case.training)
 
 
+def attempt(case: AnyCase, backend: str, device: str = "cpu") -> Outcome:
+    """What comes of `case` on `backend`, whatever `parity.modes` says of it."""
+    return _outcome(case, case.problem(), backend, device, NORMAL, _Deaths())
+
+
 def _impossible(case: AnyCase, backend: str, why: str) -> Impossible:
     return Impossible(case.id, case.block, case.dtype, case.mode, backend, why)
 

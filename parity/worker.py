@@ -137,7 +137,7 @@ def evaluate(
 
 
 def open_sizes(shape: tuple[int, ...], data_format: str) -> tuple[int | None, ...]:
-    """`shape` with every size unknown but that of the channels: what is compiled or exported must not depend on them."""
+    """`shape` with every size but the channels' unknown: what is compiled or exported must not depend on them."""
     axis = channel_axis(len(shape) - 2, data_format)
     return tuple(size if number == axis else None for number, size in enumerate(shape))
 

@@ -1,12 +1,14 @@
 """The comparison: what agrees, what does not, and the paragraph that it prints."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from parity.compare import compare
 from parity.oracle import Measured
 from parity.oracle._measured import given
-from parity.tolerances import QUANTITIES, TABLE, quantity, tolerance
+from parity.tolerances import DTYPES, HALF_DTYPES, QUANTITIES, TABLE, quantity, tolerance
 
 EXPECTED = np.array([[1.0, -2.0], [3.0, 4.0]])
 
@@ -66,14 +68,17 @@ def test_a_gradient_that_is_zero_by_theory_has_something_to_be_judged_by():
 def test_something_where_theory_says_nothing_is_infinitely_wrong():
     nothing = Measured(np.zeros(2), np.zeros(2))
     (found,) = compare({"output": nothing}, {"output": np.full(2, 1e-300)}, dtype="float64", device="cpu")
-    assert (found.ratio, found.epsilons) == (np.inf, np.inf)
+    assert found.ratio > 1e7
+    assert found.epsilons == np.inf
     assert "output: 2 of 2 elements differ" in found.failure
     assert compare({"output": nothing}, {"output": np.zeros(2)}, dtype="float64", device="cpu")[0].ratio == 0.0
 
 
 def test_every_quantity_has_a_row_for_every_dtype_and_device():
-    dtypes, devices = {key[1] for key in TABLE}, {key[2] for key in TABLE}
-    assert {(q, dtype, device) for q in QUANTITIES for dtype in dtypes for device in devices} == set(TABLE)
+    devices = {key[2] for key in TABLE}
+    half = [*(q for q in QUANTITIES if q != "network"), "gradient by norm"]
+    rows = {*itertools.product(QUANTITIES, DTYPES, devices), *itertools.product(half, HALF_DTYPES, devices)}
+    assert rows == set(TABLE)
     names = ("output", "grad.input", "grad.fc1.kernel", "after.norm.mean", "step2.fc1.kernel", "network.fc")
     assert tuple(map(quantity, names)) == QUANTITIES
 

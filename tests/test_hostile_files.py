@@ -16,6 +16,7 @@ import pytest
 from parity import exchange, files, golden, reading
 from parity.block import Block
 from parity.errors import FormatError, MissingTensorError, ParityError, UnexpectedTensorError
+from parity.files import pytorch
 from parity.spec import ECAOptions
 
 MIB = 1 << 20
@@ -217,6 +218,50 @@ def test_lengths_that_lie_cost_no_memory(tmp_path, lie, layout):
 def test_great_numbers_of_memories_cost_no_memory(tmp_path, memory):
     (tmp_path / "a.pth").write_bytes(zipped(b"}" + memory + text("w") + TENSOR + b"s"))
     assert opened(tmp_path / "a.pth").tensors.keys() == {"w"}
+
+
+@pytest.mark.parametrize("beginning", ["numpy.dtypes.", "torch.int"])
+def test_long_names_that_are_named_again_and_again_cost_no_memory(tmp_path, beginning):
+    """Each was a text of its own: together the square of the file."""
+    module, _, name = beginning.rpartition(".")
+    again = text(module) + b"q\0" + text(name + "0" * 20_000) + b"q\1" + b"h\0h\1\x93" * 4000
+    (tmp_path / "a.pth").write_bytes(zipped(b"}(" + again + b"t" + text("w") + TENSOR + b"s"))
+    refused(tmp_path / "a.pth", "cannot be read as a pickle of tensors", most=MIB)
+
+
+@pytest.mark.parametrize(
+    "call_again", [b"ctorch._utils\n_rebuild_parameter\nh\0R0", b"ctorch._utils\n_rebuild_qtensor\nh\0R0"]
+)
+def test_arguments_that_are_used_again_and_again_are_counted(tmp_path, call_again):
+    """A million of them for each of a million calls would take days."""
+    program = b"(" + b"N" * 50_000 + b"tq\0" + call_again * 250 + b"}" + text("w") + TENSOR + b"s"
+    (tmp_path / "a.pth").write_bytes(zipped(program))
+    refused(tmp_path / "a.pth", "more than 10000000 instructions")
+
+
+def test_storage_of_many_parts(tmp_path):
+    """They were copied for each of its tensors."""
+    storage = STORAGE.removesuffix(b"tQ") + b"N" * 1000 + b"tq\0Q"
+    (tmp_path / "a.pth").write_bytes(zipped(b"}" + text("w") + TENSOR.replace(STORAGE, storage) + b"s"))
+    refused(tmp_path / "a.pth", "the storage ('storage'")
+
+
+def test_what_changes_a_tensor_is_shown_once(tmp_path, monkeypatch):
+    """It was for each tensor, and to show a large dictionary is to sort it."""
+    calls = []
+    monkeypatch.setattr(pytorch, "shown", lambda value: calls.append(value) or "much")
+    changed = TENSOR.replace(b"\x89NtR", b"\x89Nh\0tR")
+    program = b"}q\0" + text("a") + b"K\1s0}(" + b"".join(text(f"w{number}") + changed for number in range(50)) + b"u"
+    (tmp_path / "a.pth").write_bytes(zipped(program))
+    refused(tmp_path / "a.pth", "'w0', which is lazily changed (much)")
+    assert len(calls) == 2  # as it is refused twice
+
+
+def test_key_of_a_storage_that_is_a_great_number(tmp_path):
+    # Python refuses to write it, which was a ValueError.
+    number = b"\x8b" + struct.pack("<i", 5000) + b"\x7f" * 5000
+    (tmp_path / "a.pth").write_bytes(legacy(b"}", b"]" + number + b"a"))
+    refused(tmp_path / "a.pth", "the storage a great int")
 
 
 # Archives

@@ -171,16 +171,19 @@ def test_killed_at_any_moment(place, record_property):
     record_property("kills", dict(counts))
     print(f"{name}: {KILLS[name]} kills within {duration * 1100:.0f} ms: {dict(counts)}")
     assert counts["old"] + counts["new"] == KILLS[name]
-    assert counts["hit"] > KILLS[name] // 2
+    assert counts["hit"] > KILLS[name] // 4
     assert counts["old"] > KILLS[name] // 5
     assert place.leftovers()  # some were hit between the first byte and the last
-    place.reset()
+    check_next_write(place)
+
+
+def check_next_write(place):
+    """What killed writers have left does not hinder the next one."""
     whole(place.new)
-    assert state(place) == "new"
     held = files.open(place.path)
-    assert sum(value.nbytes for value in held.tensors.values()) + sum(
-        value.nbytes for block in held.blocks for value in block.tensors.values()
-    ) == sum(value.nbytes for block in NEW for value in block.tensors.values())
+    arrays = [*held.tensors.values(), *(value for block in held.blocks for value in block.tensors.values())]
+    assert sum(value.size for value in arrays) == sum(value.size for block in NEW for value in block.tensors.values())
+    assert all((value == NEW[0].tensors["fc1.bias"][0]).all() for value in arrays)
 
 
 # The calls that change what is on the disk, or wait for it.
@@ -199,10 +202,11 @@ def steps(place, at=None, after=False):
             number = len(made) - 1
             if number == at and not after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*arguments, **options)
-            if number == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return real(*arguments, **options)
+            finally:  # there may be nothing to unlink
+                if number == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 
@@ -231,5 +235,4 @@ def test_killed_between_the_steps(place):
     print(f"{Path(place.path).name}: killed before and after each of {made}: {dict(seen)}")
     assert seen["old"] >= made.index("replace")
     assert seen["new"] >= 1
-    whole(place.new)
-    assert state(place) == "new"
+    check_next_write(place)

@@ -14,43 +14,20 @@ from parity.block import Block
 from parity.compare import compare
 from parity.errors import SpecError
 from parity.mistakes import EQUIVALENT, MISTAKES, Equivalent, Mistake, Setting, Variation, variations
+from parity.oracle import Measured
 from parity.oracle._map import mean
 from parity.oracle._measured import given
 from parity.oracle._steps import STEPS, Replacement, replaced, watched
 from parity.spec import SPECS
 
 # What the issue asks for by name.
-WANTED = [
-    "kernel-transposed",
-    "planes-exchanged",
-    "layers-exchanged",
-    "kernel-flipped",
-    "hard-sigmoid-slope",
-    "hard-sigmoid-for-sigmoid",
-    "sigmoid-for-hard-sigmoid",
-    "gate-missing",
-    "bias-dropped",
-    "epsilon",
-    "momentum-inverted",
-    "variance-estimator",
-    "statistics-frozen",
-    "norm-left-out",
-    "norm-axis",
-    "last-as-first",
-    "sum-for-mean",
-    "maximum-before-relu",
-    "unshared-layers",
-    "merge-before-layers",
-    "spatial-source",
-    "residual",
-    "even-padding",
-    "padding-mode",
-    "tie-gradient",
-    "detached-branch",
-    "half-accumulation",
-    "space-exchanged",
-    "wrong-element",
-]
+WANTED = """
+kernel-transposed planes-exchanged layers-exchanged kernel-flipped hard-sigmoid-slope hard-sigmoid-for-sigmoid
+sigmoid-for-hard-sigmoid gate-missing bias-dropped epsilon momentum-inverted variance-estimator statistics-frozen
+norm-left-out norm-axis last-as-first sum-for-mean maximum-before-relu unshared-layers merge-before-layers
+spatial-source residual even-padding padding-mode tie-gradient detached-branch half-accumulation space-exchanged
+wrong-element
+"""
 
 
 def setting(block, variant="default", training=False, dims=2, dtype="float64"):
@@ -67,12 +44,12 @@ def named(where, words):
 # Steps
 
 
-def tripled(mean, x, *rest):
-    return mean(x, *rest) * 3.0
+def tripled(mean, x, axes, path=""):
+    return mean(x, axes, path) * 3.0
 
 
-def one_more(mean, x, *rest):
-    return mean(x, *rest) + given(1.0)
+def one_more(mean, x, axes, path=""):
+    return mean(x, axes, path) + given(1.0)
 
 
 def test_replacements_nest_and_end():
@@ -122,7 +99,7 @@ def test_watching_tells_the_places_in_order():
 def test_the_table_reads_well():
     assert len(MISTAKES) >= 60
     assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES)
-    assert set(WANTED) <= {mistake.name for mistake in MISTAKES}
+    assert set(WANTED.split()) <= {mistake.name for mistake in MISTAKES}
     for mistake in MISTAKES:
         assert mistake.words, mistake.name
         assert mistake.source, mistake.name
@@ -149,12 +126,19 @@ def test_a_wrong_weight_used_and_loaded_have_one_output_and_two_gradients():
     flipped = named(where, "conv.kernel flipped")
     used = flipped.evaluate(problem.block, problem.x, cotangent=problem.cotangent)
     loaded = flipped.evaluate(problem.block, problem.x, cotangent=problem.cotangent, loaded=True)
-    assert np.array_equal(used["output"].value, loaded["output"].value)
-    kernels = used["grad.conv.kernel"].value, loaded["grad.conv.kernel"].value
-    assert np.array_equal(kernels[0], kernels[1][..., ::-1])
+    assert agree(problem, {"output": used["output"].value}, loaded)
+    assert not agree(problem, {"grad.conv.kernel": used["grad.conv.kernel"].value}, loaded)
+    turned = used["grad.conv.kernel"].value[..., ::-1]
+    assert agree(problem, {"grad.conv.kernel": turned}, loaded)
     # What a backend is sent is the loaded one.
     sent = oracle.evaluate(problem.block.spec, flipped.block(problem.block).tensors, problem.x)
-    assert np.array_equal(sent["output"].value, loaded["output"].value)
+    assert agree(problem, {"output": sent["output"].value}, loaded)
+
+
+def agree(problem, got, made):
+    """Whether results agree with what a mistake gives, at the scale of the right ones."""
+    expected = {name: Measured(made[name].value, problem.expected[name].magnitude) for name in got}
+    return not any(result.failure for result in compare(expected, got, dtype="float64", device="cpu"))
 
 
 @pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
@@ -169,8 +153,7 @@ def test_a_layout_goes_there_and_back(data_format):
         results = oracle.evaluate(problem.block.spec, problem.block.tensors, x, cotangent=dy, data_format=data_format)
         got = variation.taken_back({name: value.value for name, value in results.items()}, data_format)
         made = variation.evaluate(problem.block, problem.x, cotangent=problem.cotangent, data_format=data_format)
-        for result in compare({**problem.expected, **made}, got, dtype="float64", device="cpu"):
-            assert result.ratio < 1, (mistake, result.failure)
+        assert agree(problem, got, made), mistake
 
 
 def test_two_mistakes_are_both_made():
@@ -217,6 +200,8 @@ HARMLESS = Mistake("harmless", "nothing", "a test", lambda where: iter([Variatio
 
 def test_a_survivor_is_a_failure(monkeypatch, capsys):
     planted(monkeypatch, HARMLESS)
+    few = [case for case in cases.standard() if "eca-default-2d-odd" in case.id]
+    monkeypatch.setattr(selftest, "standard", lambda: few)
     assert cli.main(["selftest", "--block", "eca", "--mistake", "harmless"]) == cli.DISAGREED
     seen = capsys.readouterr()
     assert "2 of 2 survive" in seen.out
@@ -253,10 +238,11 @@ def test_a_mistake_that_nothing_fits_is_stale(monkeypatch):
 
 def test_a_hole_in_the_matrix_is_found(monkeypatch):
     """Without maps that hold ties, the gradient of ties is anybody's."""
-    whole = cases.standard()
-    untied = [case for case in whole if isinstance(case, cases.Case) and case.shape == "odd"]
+    few = [case for case in cases.standard() if case.block == "cbam" and "cbam-default-" in case.id]
+    tied = [case for case in few if "-odd-" in case.id or "-ties-" in case.id]
+    monkeypatch.setattr(selftest, "standard", lambda: tied)
     assert selftest.run(["cbam"], ["tie-gradient"]).passed
-    monkeypatch.setattr(selftest, "standard", lambda: untied)
+    monkeypatch.setattr(selftest, "standard", lambda: [case for case in tied if "-odd-" in case.id])
     survivors = selftest.run(["cbam"], ["tie-gradient"]).survivors
     assert {trial.words for trial in survivors} >= {"channel maximum with the gradient of ties sent to the first"}
 
@@ -267,19 +253,13 @@ def test_a_backend_that_is_given_mistakes_is_caught_at_them(monkeypatch, tmp_pat
     verdict = selftest.run(["eca"], names, backend="torch")
     assert verdict.passed
     assert all(trial.on_backend > 1 for trial in verdict.trials)
-    # One that mends what it is given would pass: the whole chain has to show the mistake.
-    right = {case.id: case.problem() for case in selftest.cases(["eca"])}
 
-    def mended(backend, device, block, *request, data_format, dtype, training, **options):
-        for problem in right.values():
-            if (
-                problem.x.shape == request[0].shape
-                and problem.x.dtype == dtype
-                and len(problem.expected) > 3 * training
-            ):
-                if np.array_equal(np.sort(problem.x, axis=None), np.sort(request[0], axis=None)):
-                    return {name: value.value.astype(dtype) for name, value in problem.expected.items()}
-        raise AssertionError("no such case")
+
+def test_a_backend_that_hides_a_mistake_is_found(monkeypatch):
+    def mended(backend, device, block, x, cotangent, *, dtype, **options):
+        right = {"conv.kernel": block.tensors["conv.kernel"][..., ::-1]}
+        results = oracle.evaluate(block.spec, right, x, cotangent=cotangent, **options)
+        return {name: value.value.astype(dtype) for name, value in results.items()}
 
     monkeypatch.setattr(selftest.client, "run", mended)
     verdict = selftest.run(["eca"], ["kernel-flipped"], backend="torch")

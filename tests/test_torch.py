@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 import attention_torch  # noqa: E402
 import parity  # noqa: E402
 from attention_torch import CBAM, ECA, CoordinateAttention, SqueezeExcitation  # noqa: E402
+from attention_torch._norm import SynchronizedBatchNormalization  # noqa: E402
 from parity import cases  # noqa: E402
 from parity.spec import SPECS, BatchNorm, InputError, SpecError  # noqa: E402
 
@@ -96,7 +97,7 @@ def test_biased_and_unbiased_variance_differ_by_bessels_factor():
 
 def test_sync_batch_norm_knows_the_norm():
     converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(CBAM(12))
-    assert isinstance(converted.spatial.norm, torch.nn.SyncBatchNorm)
+    assert isinstance(converted.spatial.norm, SynchronizedBatchNormalization)
 
 
 @pytest.mark.parametrize(

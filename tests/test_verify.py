@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from parity import cases, client, exchange, verification
+from parity import cases, client, diagnosis, exchange, verification
 from parity.block import Block, Probe
 from parity.errors import BackendCrashedError, BackendMissingError, InputError
 from parity.probe import with_probes
@@ -139,7 +139,8 @@ def test_a_wrong_reading_is_caught_and_named(mistake):
         (ECAOptions(kernel_size=3, bias=True), {"bias": False}),
     ],
 )
-def test_a_dropped_bias_is_caught(options, fields):
+def test_a_dropped_bias_is_caught(options, fields, monkeypatch):
+    monkeypatch.setattr(diagnosis, "PAIRS", 100)
     wrong = judge(read_as(probed(options), **fields))
     assert not wrong.agreed
     assert "None of " in wrong.explanation

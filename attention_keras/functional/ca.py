@@ -121,7 +121,8 @@ def split(f: Any, pools: list[Any]) -> list[Any]:
     ones = [ops.prod(ops.ones_like(z[:, :, :1], dtype="int32"), axis=(0, 2)) for z in pools]
     ends = accumulate(ops.sum(one) for one in ones)
     return [
-        ops.take(f, end - ops.flip(ops.cumsum(one, axis=0), axis=0), axis=1) for one, end in zip(ones, ends, strict=True)
+        ops.take(f, end - ops.flip(ops.cumsum(one, axis=0), axis=0), axis=1)
+        for one, end in zip(ones, ends, strict=True)
     ]
 
 

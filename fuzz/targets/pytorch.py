@@ -146,7 +146,8 @@ def slices(program: bytes) -> list[bytes]:
                 break
     except Exception:  # a damaged pickle
         pass
-    return [program[start:end] for start, end in zip(starts, [*starts[1:], len(program)], strict=True)] or [program]
+    starts = starts or [0]
+    return [program[start:end] for start, end in zip(starts, [*starts[1:], len(program)], strict=True)]
 
 
 def _pickle(program: bytes, rng: Random) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from fuzz import change
 from fuzz._target import MIB, Target, pack, several_files, unpack
 from fuzz.targets import _bundles
-from fuzz.targets._native import open_here
+from fuzz.targets._native import open_here_if_survived
 
 GRAPH, INDEX, DATA = (
     "model/saved_model.pb",
@@ -60,9 +60,10 @@ TARGET = Target(
     ("parity.files.tensorflow", "parity.files._child", "parity.files._map"),
     seeds,
     mutate,
-    open_here,
+    open_here_if_survived,
     lay,
     contained=True,
+    events=("os.fork",),
     megabytes=2048,
     seconds=20.0,
     fixed_bytes=512 * MIB,

@@ -12,7 +12,7 @@ import numpy as np
 from fuzz import change
 from fuzz._target import MIB, Target, pack, several_files, unpack
 from fuzz.targets import _bundles
-from fuzz.targets._native import open_here
+from fuzz.targets._native import open_here_if_survived
 
 INDEX, DATA, STATE = "model.index", f"model{_bundles.DATA}", "checkpoint"
 # The last two would be read by who follows the state file of a folder that is named like the checkpoint.
@@ -72,9 +72,10 @@ TARGET = Target(
     ("parity.files.tensorflow", "parity.files._child", "parity.files._map"),
     seeds,
     mutate,
-    open_here,
+    open_here_if_survived,
     lay,
     contained=True,
+    events=("os.fork",),
     megabytes=2048,
     seconds=20.0,
     fixed_bytes=512 * MIB,

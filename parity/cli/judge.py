@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from parity import bundle, cases, client, run
+from parity import bundle, cases, client, modes, run
 from parity.backends import BACKENDS, DEVICES
+from parity.cli import modes as modes_table
 from parity.cli._limits import add_limits, limits_of
 from parity.cli._output import AGREED, DISAGREED, add_json, as_text, check_writable, progress_bar, show, write_json
 from parity.errors import ParityError, SpecError
@@ -39,6 +40,7 @@ def add_commands(commands: Any) -> None:
         "--case", metavar="ID", help="only this case, or those that a pattern (*, ?, [..]) fits", **several
     )
     judge.add_argument("--dtype", choices=list(PRECISIONS), help="only this dtype (may be repeated)", **several)
+    judge.add_argument("--mode", choices=list(modes.MODES), help="only this mode (may be repeated)", **several)
     judge.add_argument("--device", choices=DEVICES, default="cpu", help="where the backends compute (default: cpu)")
     judge.add_argument("--full", action="store_true", help="the whole product: about twelve times as long")
     judge.add_argument(
@@ -47,7 +49,10 @@ def add_commands(commands: Any) -> None:
     add_limits(judge)
     add_json(judge, "every figure as JSON")
     judge.add_argument(
-        "--out", type=Path, metavar="DIR", help="write a bundle for `parity compare`: results, machine, versions, switches"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write a bundle for `parity compare`: results, machine, versions, switches",
     )
     judge.add_argument("--list", action="store_true", help="print the ids of the chosen cases and run nothing")
     judge.set_defaults(command=_run)
@@ -103,16 +108,24 @@ def _choose(given: argparse.Namespace) -> list[cases.AnyCase]:
     exact = [name for name in given.case if name not in patterns]
     chosen: list[cases.AnyCase] = [cases.find(name) for name in exact]
     if patterns or not exact:
-        pool: list[cases.AnyCase] = [*cases.recorded(), *cases.everything()] if given.full else cases.standard()
+        pool = _everything(given.mode) if given.full else cases.standard()
         chosen += [c for c in pool if not patterns or any(fnmatchcase(c.id, pattern) for pattern in patterns)]
     chosen = [c for c in chosen if not given.block or c.block in given.block]
     chosen = [c for c in chosen if not given.dtype or c.dtype in given.dtype]
+    chosen = [c for c in chosen if not given.mode or c.mode in given.mode]
     return list({c.id: c for c in chosen}.values())
+
+
+def _everything(asked: list[str]) -> list[cases.AnyCase]:
+    """The whole product; of modes, which take hours, those that are asked for by name."""
+    whole = [case for case in cases.everything_in_modes() if case.mode in asked]
+    return [*cases.recorded(), *cases.everything(), *(whole or cases.in_modes())]
 
 
 def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: list[str]) -> run.Report:
     console = Console(stderr=True)
-    total, done, failed = len(chosen) * len(backends), 0, 0
+    total = sum(modes.has(name, case.mode) and not run.reason(case, name) for case in chosen for name in backends)
+    done, failed = 0, 0
     with progress_bar(console) as bar:
         task = bar.add_task("", total=total)
 
@@ -130,7 +143,7 @@ def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: lis
         return run.judge(chosen, backends, device=given.device, jobs=given.jobs, limits=limits, progress=progress)
 
 
-def _tables(report: run.Report) -> list[Table]:
+def _tables(report: run.Report) -> list[Table | str]:
     ratio = Table("backend", *SPECS, title=f"worst error / allowed, {report.device}")
     epsilons = Table("backend", *SPECS, title=f"worst float32 error in epsilons, {report.device}")
     for backend in report.judged:
@@ -138,7 +151,8 @@ def _tables(report: run.Report) -> list[Table]:
         epsilons.add_row(backend, *(_epsilons(report.of(block, backend)) for block in SPECS))
     for backend, reason in report.absent.items():
         ratio.add_row(backend, f"[yellow]absent[/]: {escape(reason)}")
-    return [ratio, epsilons, _by_dtype(report)]
+    by_mode, notes = modes_table.table(report)
+    return [ratio, epsilons, _by_dtype(report), by_mode, *notes.lines]
 
 
 def _by_dtype(report: run.Report) -> Table:

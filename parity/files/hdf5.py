@@ -104,10 +104,11 @@ def _tree(root: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             raise FormatError(f"the group {path!r} holds itself, or is more than {MAX_DEPTH} groups deep", "a tree")
         seen.add(address)
         for name in group:
-            full = f"{path}{name}"
-            if "/" in name or not isinstance(link := group.get(name, getlink=True), h5py.HardLink):
-                kind = "path" if "/" in name else type(link).__name__
-                raise FormatError(f"{full!r} is a {kind}", "data of the file itself")
+            if not isinstance(name, str) or "/" in name:
+                raise FormatError(f"the group {path!r} holds {name!r}", "names of text without '/'")
+            link, full = group.get(name, getlink=True), f"{path}{name}"
+            if not isinstance(link, h5py.HardLink):
+                raise FormatError(f"{full!r} is a {type(link).__name__}", "data of the file itself")
             if path == "" and name in OPTIMIZERS:
                 continue
             child = group[name]

@@ -32,12 +32,14 @@ REMEDY = "save model.state_dict() alone: torch.save(model.state_dict(), path)"
 MAX_INSTRUCTIONS = 10_000_000
 MAX_PICKLE_BYTES = 1 << 28
 MAX_NAME_BYTES = 1 << 26  # of all names together: a pickle may hold one text and use it often
+MAX_WORD_BYTES = 256  # the longest known name has 51
+MAX_IDENTITY = 6  # the parts that tell a storage
 MAX_DEPTH = 16
 MAX_RANK = 64
 
 # For messages: short, however large a thing the pickle has built of itself.
 SHORT = Repr()
-SHORT.maxlevel, shown = 2, SHORT.repr
+SHORT.maxlevel = 2
 
 # What opens a file of PyTorch before 1.6: a number, then the version of the format.
 MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -121,6 +123,14 @@ HARMLESS_MODULES = ("numpy.dtypes.",)
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
+def shown(value: Any) -> str:
+    """`value` for a message."""
+    try:
+        return SHORT.repr(value)
+    except ValueError:  # Python does not write numbers of more than some thousand digits
+        return f"a great {type(value).__name__}"
+
+
 @dataclass(frozen=True)
 class Word:
     """A function or a class that the pickle names: only its name."""
@@ -158,9 +168,10 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Strange:
-    """A tensor that is no plain array of numbers."""
+    """A tensor that is no plain array of numbers; `by` is what makes it so, and shown only where it is told of."""
 
     kind: str
+    by: Any = None
 
 
 Bytes = Callable[[Storage], np.ndarray]  # the bytes of a storage
@@ -407,6 +418,8 @@ class _Machine:
 
     def word(self, module: str, name: str) -> Word:
         """The function or class `name` of `module`, if it is one of those that checkpoints name."""
+        if len(module) + len(name) > MAX_WORD_BYTES:  # one text may be named again and again
+            raise ValueError(f"the function {shown(name)} of {shown(module)}")
         full = f"{RENAMED.get(module, module)}.{name}"
         is_known = full in MAKERS or full in STORAGES or full in NUMBERS or full in HARMLESS
         if not is_known and not full.startswith(HARMLESS_MODULES) and not _is_number(full):
@@ -442,11 +455,15 @@ class _Machine:
         """What calling `function` would make, told without calling it."""
         if not isinstance(function, Word) or not isinstance(arguments, tuple):
             raise ValueError("a call of no function")
+        self.count(len(arguments))  # they are handed over one by one, and may be used again and again
         maker = MAKERS.get(function.name)
         return maker(self, *arguments) if maker else Thing(function.name)
 
     def do_binpersid(self) -> None:
-        kind, storage_type, key, _, count, *view = self.stack.pop()
+        identity = self.stack.pop()
+        if len(identity) > MAX_IDENTITY:
+            raise ValueError(f"the storage {shown(identity)}")
+        kind, storage_type, key, _, count, *view = identity
         if kind != "storage" or not isinstance(storage_type, Word) or storage_type.name not in STORAGES:
             raise FormatError(f"{self.path} names {shown(kind)} {shown(storage_type)}", "storages of numbers", REMEDY)
         start = 0
@@ -495,7 +512,7 @@ def _ordered_dict(machine: _Machine, pairs: Any = ()) -> dict[str, Any]:
 def _tensor(machine: _Machine, storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Tensor | Strange:
     # requires_grad, hooks, and a dictionary that says whether the numbers are to be conjugated or negated
     if len(more) > 2 and more[2]:
-        return Strange(f"lazily changed ({shown(more[2])})")
+        return Strange("lazily changed", more[2])
     return _typed_tensor(machine, storage, offset, shape, strides, storage.dtype)
 
 
@@ -608,7 +625,8 @@ def _kind(value: Any) -> str:
 
 def _array(path: str, name: str, part: Tensor | Strange, storage_bytes: Bytes) -> np.ndarray:
     if isinstance(part, Strange):
-        raise FormatError(f"{path} holds the tensor {name!r}, which is {part.kind}", "plain tensors", "leave it out")
+        kind = part.kind if part.by is None else f"{part.kind} ({shown(part.by)})"
+        raise FormatError(f"{path} holds the tensor {name!r}, which is {kind}", "plain tensors", "leave it out")
     storage, size = part.storage, part.dtype.itemsize
     data = storage_bytes(storage)
     held = storage.count * storage.dtype.itemsize // size

@@ -6,6 +6,7 @@ m.
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 from parity.oracle._gate import gate, gate_derivative
@@ -63,7 +64,7 @@ def _channel_gradient(spec: CBAMSpec, weights: Weights, t: SimpleNamespace, dc: 
     dz, gradients = excite_gradient(dv, t.z, weights, spec.activation, "channel")
     channels, dims = t.x.value.shape[1], spec.spatial_dims
     dmean, dmax = (dz[0][:, :channels], dz[0][:, channels:]) if spec.channel_merge == "concat" else dz
-    area = t.x.value[0, 0].size
+    area = math.prod(t.x.value.shape[2:])
     return spread(dmean, dims) * (1 / area) + spread(dmax, dims) * given(t.x.share(t.axes)), gradients
 
 

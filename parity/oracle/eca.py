@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,7 +40,7 @@ def gradient(spec: ECASpec, weights: Weights, t: SimpleNamespace, dy: Measured) 
         return total[:, :-1]
 
     dz = Measured(gather(spread_out.value), gather(spread_out.magnitude), spread_out.margin)
-    area = t.x.value[0, 0].size
+    area = math.prod(t.x.value.shape[2:])
     return dy * t.s_map + spread(dz, spec.spatial_dims) * (1 / area), gradients
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 from parity.oracle._gate import gate, gate_derivative
@@ -28,5 +29,5 @@ def gradient(
     """The gradients of x and of the weights of <dy, y>."""
     dv = (dy * t.x).sum(t.axes) * gate_derivative(t.v, spec.gate)
     (dz,), gradients = excite_gradient(dv, [t.z], weights, spec.activation)
-    area = t.x.value[0, 0].size
+    area = math.prod(t.x.value.shape[2:])
     return dy * t.s_map + spread(dz, spec.spatial_dims) * (1 / area), gradients
