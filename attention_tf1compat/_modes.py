@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def function(
         backward = tf.function(backward, input_signature=[signature, signature], jit_compile=True, autograph=False)
 
     def step(x: Any, cotangent: Any, update: bool) -> tuple[Any, dict[str, Any]]:
-        slopes = []
+        slopes: list = []
         if cotangent is None:
             y = forward(tf.constant(x))
         else:
@@ -92,11 +93,6 @@ def function(
         return y.numpy(), {name: slope.numpy() for name, slope in zip(("input", *parameters), slopes, strict=False)}
 
     return step
-
-
-def xla(*setting: Any) -> Step:
-    """`function`, compiled by XLA."""
-    return function(*setting, jit_compile=True)
 
 
 def savedmodel(
@@ -170,7 +166,7 @@ def tflite(
 
 MODES: dict[str, Callable[..., Step]] = {
     "function": function,
-    "xla": xla,
+    "xla": partial(function, jit_compile=True),
     "savedmodel": savedmodel,
     "tflite": tflite,
 }

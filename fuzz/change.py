@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 import struct
 import warnings
 import zipfile
@@ -151,6 +152,10 @@ RAW = (
 )
 
 
+# The first is too great for a floating-point number, and the last are none of JSON.
+REALS = (10**400, -(10**400), 1e308, 5e-324, -0.0, 0.1, -0.5, 1 + 2**-52, Raw("1e999"), Raw("NaN"), Raw("-Infinity"))
+
+
 def json_value(rng: Random, depth: int = 2) -> Any:
     """Any value of JSON, or something that is nearly one."""
     kind = rng.randrange(7 if depth else 5)
@@ -186,6 +191,11 @@ def change_json(value: Any, rng: Random, words: Sequence[Any] = ()) -> Any:
     return root[0] if root else None
 
 
+def _other_number(value: float, rng: Random) -> Any:
+    is_whole = isinstance(value, int) or (math.isfinite(value) and value.is_integer())
+    return near(int(value), rng) if is_whole and rng.random() < 0.6 else rng.choice(REALS)
+
+
 def _change_place(parent: list[Any], index: int, rng: Random, words: Sequence[Any], places: list[Any]) -> None:
     if index >= len(parent):
         return
@@ -195,7 +205,7 @@ def _change_place(parent: list[Any], index: int, rng: Random, words: Sequence[An
     elif kind == 1 and words:
         parent[index] = copy.deepcopy(rng.choice(words))
     elif kind == 2:
-        parent[index] = near(item, rng) if isinstance(item, int) else rng.choice(NAMES)
+        parent[index] = _other_number(item, rng) if isinstance(item, int | float) else rng.choice(NAMES)
     elif kind == 3 and len(parent) > 1:
         del parent[index]
     elif kind == 4:
@@ -207,7 +217,12 @@ def _change_place(parent: list[Any], index: int, rng: Random, words: Sequence[An
     elif kind == 6 and isinstance(item, str):
         parent[index] = item + rng.choice(NAMES)
     elif isinstance(item, Pairs):
-        item.append([rng.choice((rng.choice(NAMES), *(pair[0] for pair in item if pair))), json_value(rng)])
+        item.append(
+            [
+                rng.choice((rng.choice(NAMES), *(pair[0] for pair in item if isinstance(pair, list) and pair))),
+                json_value(rng),
+            ]
+        )
     else:
         parent[index] = Raw(rng.choice(RAW))
 

@@ -24,7 +24,7 @@ from parity import errors, exchange
 from parity.backends import ANY, DEVICE_ENVIRONMENT, DEVICES, ENVIRONMENT, find
 from parity.block import Block
 from parity.errors import BackendCrashedError, BackendDiedError, DeviceMissingError, InputError, ModeMissingError
-from parity.faults import NORMAL, Limits, ending, is_out_of_memory
+from parity.faults import NORMAL, TOLD, Limits, ending, is_out_of_memory, tail
 from parity.modes import MODES, PLAIN, impossible
 from parity.spec import AXIS_NAMES
 from parity.tolerances import PRECISIONS
@@ -146,9 +146,9 @@ class Worker:
         status = self._process.poll()
         self._process.kill()
         self._process.wait()
-        written = self._errors.read_text(errors="replace")[-2000:].strip()
-        what = what if status is None else ending(status, written)
-        return self._died(what, written)
+        written = tail(self._errors)
+        what = what if status is None else ending(status, written, self.limits)
+        return self._died(what, written[-TOLD:])
 
     def _died(self, what: str, written: str) -> BackendDiedError:
         limited = "" if self.limits.memory is None else f" (limited to {self.limits.memory:g} GiB)"

@@ -102,7 +102,7 @@ class Observation:
         if "cotangent" not in options:
             return results
         magnitudes = {name: value.magnitude for name, value in self.right.items()}
-        return {name: replace_magnitude(value, magnitudes.get(name)) for name, value in results.items()}
+        return {name: _with_magnitude(value, magnitudes.get(name)) for name, value in results.items()}
 
     def of_one_sample(self) -> Observation:
         """The same of the first sample alone, where samples do not meet and are large."""
@@ -112,7 +112,7 @@ class Observation:
         return replace(self, x=self.x[:1], got={"output": self.got["output"][:1]}, expected=expected, cotangent=None)
 
 
-def replace_magnitude(value: Measured, magnitude: NDArray | None) -> Measured:
+def _with_magnitude(value: Measured, magnitude: NDArray | None) -> Measured:
     """A result of a tape with the magnitude of the right one."""
     return Measured(value.value, np.abs(value.value) if magnitude is None else magnitude)
 
@@ -216,7 +216,9 @@ def diagnose(seen: Observation, patience: Patience | None = None) -> Diagnosis:
         patience: for pairs; one of its own where none is given.
     """
     before = max((result.ratio for result in seen.off), default=0.0)
-    if not seen.off or seen.x.size > LARGE:
+    if not seen.off:
+        return Diagnosis(before, left="nothing is off")
+    if seen.x.size > LARGE:
         return Diagnosis(before, left=f"an input of {seen.x.size} elements is too large to try mistakes on")
     screen = _Screen(seen)
     every = variations(Setting(seen.block, seen.x, seen.training, seen.data_format))
@@ -229,6 +231,8 @@ def diagnose(seen: Observation, patience: Patience | None = None) -> Diagnosis:
     if fitting or not tried:
         return diagnosis
     error, nearest = tried[0]
+    if math.isinf(error):  # another shape, another dtype, or no numbers
+        return replace(diagnosis, left="nothing that a mistake gives can be compared with what came out")
     diagnosis = replace(diagnosis, nearest=Fit(nearest.words, nearest.mistake, error))
     if seen.x.size > LARGE_FOR_PAIRS:
         return replace(diagnosis, left="the input is too large to try pairs on")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 from parity.errors import InputError
 
@@ -23,6 +25,10 @@ OUT_OF_MEMORY = re.compile(
 )
 
 KILLED_FOR_MEMORY = "the system kills processes when memory runs out, or somebody did"
+KILLED_BY_LIMIT = "perhaps by its memory limit: not all code looks whether it got the memory that it asked for"
+
+TAIL = 2**16  # bytes of what a process wrote that are looked at
+TOLD = 2000  # characters of them that are shown
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,21 @@ def is_out_of_memory(text: str) -> bool:
     return bool(OUT_OF_MEMORY.search(text))
 
 
-def ending(status: int, written: str) -> str:
+def tail(file: Path) -> str:
+    """The end of what a process wrote; its reason may stand above a long trace of the stack."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
+        return stream.read().decode(errors="replace").strip()
+
+
+def ending(status: int, written: str, limits: Limits = NORMAL) -> str:
     """How a process ended, from its exit status (a signal's number below zero) and what it wrote to standard error."""
     if is_out_of_memory(written):
         return f"ran out of memory ({_how(status)})"
     if status == -signal.SIGKILL:
         return f"was killed by SIGKILL ({KILLED_FOR_MEMORY})"
-    return f"was killed by {_how(status)}" if status < 0 else f"ended by itself ({_how(status)})"
+    why = f" ({KILLED_BY_LIMIT})" if status < 0 and limits.memory is not None else ""
+    return f"was killed by {_how(status)}{why}" if status < 0 else f"ended by itself ({_how(status)})"
 
 
 def _how(status: int) -> str:

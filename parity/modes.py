@@ -149,6 +149,21 @@ LIMITS: tuple[Limit, ...] = (
         )
         for backends in (TORCH, KERAS_TORCH)
     ),
+    *(
+        Limit(
+            "onnx",
+            backends,
+            "onnxruntime computes nothing in bfloat16 on the CPU",
+            symptom,
+            blocks=blocks,
+            dtypes=("bfloat16", "mixed_bfloat16"),
+        )
+        for backends in (TORCH, KERAS_TORCH)
+        for symptom, blocks in (
+            ("Could not find an implementation for ReduceMean", ("se", "ca")),
+            ("Type 'tensor(bfloat16)' of input parameter", ("cbam", "eca")),
+        )
+    ),
     Limit(
         "onnx",
         KERAS_TENSORFLOW,

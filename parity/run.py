@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from parity import client, modes
@@ -112,7 +112,7 @@ class Report:
     @property
     def modes(self) -> list[str]:
         """The modes of what ran, and of what cannot be."""
-        seen = {found.mode for found in (*self.outcomes, *self.impossible)}
+        seen = {one.mode for one in self.outcomes} | {one.mode for one in self.impossible}
         return [mode for mode in modes.MODES if mode in seen]
 
     def to_json(self) -> dict[str, Any]:
@@ -203,17 +203,27 @@ def judge(
         except ParityError as error:
             return error
 
-    def one(case: AnyCase) -> list[Outcome]:
-        outcomes = []
+    def one(case: AnyCase) -> list[Outcome | Impossible]:
+        asked = [name for name in report.present if modes.has(name, case.mode)]
+        found: list[Outcome | Impossible] = []
+        found += [_impossible(case, name, why) for name in asked if (why := reason(case, name))]
+        asked = [name for name in asked if not reason(case, name)]
+        if not asked:
+            return found
         try:
             problem = case.problem()
         except ParityError as error:
-            return [_crashed(name, device, case, error) for name in report.present]
+            return found + [_crashed(name, device, case, error) for name in asked]
         report.problems[case.id] = problem.fingerprint
-        for name in report.present:
-            outcomes.append(_outcome(case, problem, name, device, limits, deaths, diagnoses))
-            progress(case.id, outcomes[-1])
-        return outcomes
+        for name in asked:
+            try:
+                outcome = _outcome(case, problem, name, device, limits, deaths, diagnoses)
+            except ModeMissingError as error:
+                found.append(_impossible(case, name, str(error)))
+                continue
+            found.append(outcome)
+            progress(case.id, outcome)
+        return found
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         for name, answer in zip(backends, pool.map(start, backends), strict=True):
@@ -236,7 +246,7 @@ def reason(case: AnyCase, backend: str) -> str:
 
 def attempt(case: AnyCase, backend: str, device: str = "cpu") -> Outcome:
     """What comes of `case` on `backend`, whatever `parity.modes` says of it."""
-    return _outcome(case, case.problem(), backend, device, NORMAL, _Deaths())
+    return _outcome(case, case.problem(), backend, device, NORMAL, _Deaths(), Diagnoses())
 
 
 def _impossible(case: AnyCase, backend: str, why: str) -> Impossible:
@@ -311,7 +321,8 @@ def _outcome(
     comparisons = compare(expected, got, dtype=case.dtype, device=device, by_norm=problem.by_norm)
     diagnosis = None
     if any(comparison.failure for comparison in comparisons):
-        diagnosis = diagnoses.of(backend, _observation(case, problem, got, device))
+        observed = replace(problem, expected=expected, cotangent=None) if infers else problem
+        diagnosis = diagnoses.of(backend, _observation(case, observed, got, device))
     return Outcome(case.id, case.block, case.dtype, case.mode, backend, device, comparisons, diagnosis=diagnosis)
 
 

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from parity import client
 from parity.cases import SHAPES, Case, Problem, standard
 from parity.compare import compare
-from parity.mistakes import BY_NAME, EQUIVALENT, Equivalent, Setting, Variation, reason, variations
+from parity.mistakes import BY_NAME, EQUIVALENT, Equivalent, Setting, Variation, find, reason, variations
 from parity.modes import PLAIN
 from parity.spec import SPECS
+from parity.tolerances import PRECISIONS
 
-# Half precision allows so much that a mistake is better shown in these.
+# Half precision allows so much that faint mistakes pass: the matrix catches them in these.
 PRECISE = ("float64", "float32")
 
 LAST = "large"  # the shape that is tried for what survives all others
@@ -125,6 +126,7 @@ def run(
     blocks: Sequence[str] = tuple(SPECS),
     mistakes: Sequence[str] | None = None,
     *,
+    dtypes: Sequence[str] = PRECISE,
     backend: str = "",
     progress: Callable[[str, Verdict], None] = lambda case, verdict: None,
 ) -> Verdict:
@@ -133,6 +135,7 @@ def run(
     Args:
         blocks: their ids.
         mistakes: their names; None for all.
+        dtypes: of the cases: in half precision much is allowed, and faint mistakes survive.
         backend: an id: what spec, weights and input can express is then given to it as well.
         progress: called with the id of each case before its turn, and what was seen until then.
 
@@ -140,34 +143,36 @@ def run(
         SpecError: for a mistake that there is not.
         BackendMissingError, BackendCrashedError: as their names say.
     """
+    mistakes = None if mistakes is None else [find(name).name for name in mistakes]
     verdict, held = Verdict(backend=backend), set[Equivalent]()
     for block in blocks:
         for training in (False, True):
             trials: dict[tuple[str, str], Trial] = {}
-            for case in cases([block], [training]):
+            for case in cases([block], [training], dtypes):
                 progress(case.id, verdict)
                 if case.shape != LAST or any(trial.survived for trial in trials.values()):
                     _try(case, mistakes, trials, verdict, held)
             verdict.trials += trials.values()
-    verdict.stale += _unfitting(blocks, mistakes, held)
-    if set(blocks) == set(SPECS):
+    if set(dtypes) >= set(PRECISE):
+        verdict.stale += _unfitting(blocks, mistakes, held)
+    if set(dtypes) >= set(PRECISE) and set(blocks) == set(SPECS):
         tried = {trial.mistake for trial in verdict.trials}
         verdict.stale += [f"{name} fits no case of the matrix" for name in mistakes or BY_NAME if name not in tried]
     return verdict
 
 
-def cases(blocks: Sequence[str], modes: Sequence[bool] = (False, True)) -> list[Case]:
+def cases(blocks: Sequence[str], phases: Sequence[bool] = (False, True), dtypes: Sequence[str] = PRECISE) -> list[Case]:
     """The cases of the matrix in the order in which they are tried: small ones that catch much come first."""
     fitting = [
         case
         for case in standard()
-        if isinstance(case, Case) and case.mode == PLAIN and case.dtype in PRECISE
-        if case.block in blocks and case.training in modes
+        if isinstance(case, Case) and case.mode == PLAIN and case.dtype in dtypes
+        if case.block in blocks and case.training in phases
     ]
     sizes = list(SHAPES)
 
     def order(case: Case) -> tuple[int, bool, int]:
-        return sizes.index(case.shape), case.spatial_dims != 2, PRECISE.index(case.dtype)
+        return sizes.index(case.shape), case.spatial_dims != 2, list(dtypes).index(case.dtype)
 
     return sorted(fitting, key=order)
 
@@ -242,8 +247,8 @@ def _sent(case: Case, problem: Problem, variation: Variation, verdict: Verdict) 
 def _worst(case: Case, problem: Problem, got: Mapping[str, NDArray]) -> tuple[str, float]:
     """The quantity that is furthest off, and by how many times the allowed error."""
     with np.errstate(over="ignore", invalid="ignore"):
-        rounded = {name: np.asarray(value).astype(case.dtype) for name, value in got.items()}
-    comparisons = compare(problem.expected, rounded, dtype=case.dtype, device="cpu")
+        rounded = {name: value.astype(PRECISIONS[case.dtype].dtype_of(name)) for name, value in got.items()}
+    comparisons = compare(problem.expected, rounded, dtype=case.dtype, device="cpu", by_norm=problem.by_norm)
     worst = max(comparisons, key=lambda comparison: comparison.ratio)
     return worst.name, worst.ratio
 

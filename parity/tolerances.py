@@ -142,23 +142,23 @@ TABLE: dict[tuple[str, str, str], Row] = {
 
 # In half precision the last rounding of a result, half an epsilon, is most of its error, and the few intermediate
 # results that are rounded too are the rest: the rows are about twice the worst, which a mistake in a weight or a gate
-# still exceeds. By norm is another matter: TensorFlow on the CPU adds up the gradient of a convolution's kernel in half
-# precision, over the 50,176 positions of the large map, and a sum over those that nearly cancels (the offset of a norm
-# of one channel) is a few hundredths off in every backend. Measured with `parity run` on 2026-11-20 on the CPU; on GPUs
-# not yet.
+# still exceeds. What is worse on the CPU is TensorFlow's: it adds up in bfloat16 the gradients of a bias (over 896 rows
+# of coordinate attention) and of a convolution's kernel (by norm, over 50,176 positions). By norm, a sum that nearly
+# cancels (the offset of a norm of one channel) is a few hundredths off in every backend. Measured with `parity run` on
+# 2026-11-20 on the CPU, over more cases than the standard ones; on GPUs not yet.
 HALF_TOLERANCES = {
     "output": 4,
     "input_gradient": 4,
-    "parameter_gradient": 4,
+    "parameter_gradient": 8,
     "gradient_by_norm": 64,
     "statistic": 2,
     "step": 4,
 }
 HALF_MEASURED: dict[str, tuple[float, ...]] = {
-    "bfloat16": (0.9, 0.9, 0.9, 52.0, 0.6, 1.6),
-    "float16": (0.9, 1.6, 2.4, 29.7, 0.4, 1.3),
-    "mixed_bfloat16": (1.2, 0.9, 1.6, 27.7, 0.4, 0.4),
-    "mixed_float16": (1.1, 2.3, 0.6, 27.7, 0.1, 0.1),
+    "bfloat16": (0.9, 1.2, 3.4, 52.0, 0.6, 1.6),
+    "float16": (0.9, 1.6, 0.7, 29.7, 0.4, 1.2),
+    "mixed_bfloat16": (1.2, 0.9, 4.7, 27.7, 0.4, 0.4),
+    "mixed_float16": (1.1, 1.3, 0.6, 27.7, 0.1, 0.1),
 }
 
 

@@ -114,7 +114,8 @@ def test_a_missing_package_is_named(toy):
 
 def test_a_crash_shows_what_the_process_wrote(toy):
     toy("sys.stderr.write('out of luck'); sys.stderr.flush(); os._exit(7)")
-    with pytest.raises(BackendCrashedError, match=r"(?s)worker of backend 'toy' ended by itself \(exit status 7\).*out of luck"):
+    told = r"(?s)worker of backend 'toy' ended by itself \(exit status 7\).*out of luck"
+    with pytest.raises(BackendCrashedError, match=told):
         parity.evaluate(BLOCK, X, backend="toy")
 
 

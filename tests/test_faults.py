@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import parity
-from parity import backends, cases, cli, client, run
+from parity import backends, cli, client, run
 from parity.backends import Backend
 from parity.cases import Case
 from parity.errors import BackendDiedError, InputError
-from parity.faults import Limits, ending, is_out_of_memory
+from parity.faults import TOLD, Limits, ending, is_out_of_memory
 from parity.spec import SqueezeExcitationOptions
 
 SPEC = SqueezeExcitationOptions(reduction=4).resolve(12, 2)
@@ -225,3 +225,23 @@ def test_the_limits_are_options_of_the_command_line(capfd):
     for option in ("--patience", "--memory"):
         with pytest.raises(SystemExit), contextlib.redirect_stderr(None):
             cli.main([*command, option, "0"])
+
+
+def test_a_signal_under_a_memory_limit_may_be_the_limits():
+    """TensorFlow, for one, uses what it was not given."""
+    assert ending(-signal.SIGSEGV, "", Limits(memory=1)).startswith(
+        "was killed by SIGSEGV (perhaps by its memory limit"
+    )
+
+
+def test_a_reason_above_a_long_trace_is_found(faulty):
+    faulty()
+    trace = "    @ 0x7f00  somewhere()\n" * 1000
+    assert len(trace) > TOLD
+    worker = client.Worker("faulty")
+    worker._errors.write_text(f"Check failed: RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes\n{trace}")
+    os.kill(worker._process.pid, signal.SIGABRT)
+    with pytest.raises(BackendDiedError, match=r"ran out of memory \(SIGABRT\)") as caught:
+        worker.run(BLOCK, X)
+    worker.close()
+    assert len(str(caught.value)) < 2 * TOLD

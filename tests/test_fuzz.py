@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -21,6 +22,7 @@ from safetensors import safe_open
 
 import fuzz
 from fuzz import _guide, _worker, change
+from fuzz.__main__ import main
 from fuzz._judge import ACCEPTED, FOUND, REFUSED, Judge
 from fuzz._target import Target
 from parity import exchange, files
@@ -200,6 +202,17 @@ def test_what_reaches_new_lines_is_changed_further(monkeypatch, guided):
     assert bool(found) is guided
 
 
+@pytest.mark.parametrize("name", READERS)
+def test_mutations_bear_any_input(tmp_path, name):
+    pytest.importorskip("torch")
+    target, rng = fuzz.find(name), Random(0)
+    for data in (b"", b"\0", bytes(range(256)), *itertools.islice(target.seeds(tmp_path), 12)):
+        for _ in range(8):
+            mutate = change.change_bytes if rng.random() < 0.2 else target.mutate
+            data = mutate(data, rng)[: target.max_bytes]
+            assert isinstance(data, bytes)
+
+
 def test_mutations_are_the_same_each_time(tmp_path):
     target = fuzz.find("recordings")
     inputs = list(target.seeds(tmp_path))
@@ -259,9 +272,9 @@ def run(*arguments, folder, **environment):
 def test_readers_that_crash_hang_or_take_all_memory(tmp_path, contained):
     (tmp_path / "plants").mkdir()
     (tmp_path / "plants" / "reader.py").write_text(PLANTED.replace("CONTAINED", str(contained)))
-    done = run("plants.reader", "--guide", "lines", "--count", "20", "--json", folder=tmp_path)
+    done = run("plants.reader", "--guide", "lines", "--count", "14", "--json", folder=tmp_path)
     summary = json.loads(done.stdout)
-    assert (done.returncode, summary["count"]) == (1, 20), done.stderr
+    assert (done.returncode, summary["count"]) == (1, 14), done.stderr
     whats = sorted(finding["what"].partition(" at ")[0].partition(":")[0] for finding in summary["findings"])
     assert whats == (["KeyError", "MemoryError"] if contained else ["KeyError", "MemoryError", "crash", "hang"])
     assert bool(summary["given_up"]) is contained
@@ -271,6 +284,16 @@ def test_readers_that_crash_hang_or_take_all_memory(tmp_path, contained):
             assert f"plants.reader --replay {finding['file']}" in done.stderr
             again = run("plants.reader", "--replay", finding["file"], folder=tmp_path)
             assert (again.returncode, finding["what"] in again.stdout) == (1, True), again.stdout
+
+
+@pytest.mark.slow
+def test_target_that_fails_itself(tmp_path):
+    (tmp_path / "plants").mkdir()
+    (tmp_path / "plants" / "broken.py").write_text(
+        PLANTED.replace("CONTAINED", "True").replace("return rng", "return 1 / 0 or rng")
+    )
+    done = run("plants.broken", "--guide", "lines", "--count", "9", folder=tmp_path)
+    assert (done.returncode, "ZeroDivisionError" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.slow
@@ -287,11 +310,18 @@ def test_search_in_a_process_of_its_own(tmp_path, guide):
     assert not (tmp_path / "build").exists()
 
 
-def test_misuse(tmp_path):
-    for arguments in (["nothing"], [], ["exchange", "--count", "0"], ["exchange", "--replay", "missing"]):
-        done = run(*arguments, folder=tmp_path)
-        assert done.returncode == 2, arguments
-    assert "exchange" in run("--list", folder=tmp_path).stdout.split()
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], [], ["exchange", "--count", "0"], ["exchange", "--replay", "missing"]]
+)
+def test_misuse(arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_readers_are_listed(capsys):
+    assert main(["--list"]) == 0
+    assert set(READERS) <= set(capsys.readouterr().out.split())
 
 
 # Properties: JSON of any shape where a reader takes some

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,10 +18,11 @@ from parity.compare import compare
 from parity.errors import SpecError
 from parity.mistakes import EQUIVALENT, MISTAKES, Equivalent, Mistake, Setting, Variation, variations
 from parity.oracle import Measured
-from parity.oracle._map import mean
+from parity.oracle._gate import gate
+from parity.oracle._map import attend, mean, spread
 from parity.oracle._measured import given
 from parity.oracle._steps import STEPS, Replacement, replaced, watched
-from parity.spec import SPECS
+from parity.spec import SPECS, Gate, Spec
 
 # What the issue asks for by name.
 WANTED = """
@@ -93,6 +97,46 @@ def test_watching_tells_the_places_in_order():
     assert seen == {"mean": ["b", "a"]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToySpec(Spec):
+    """A block that nobody has heard of: y = x * gate(w * mean_S x)."""
+
+    block: ClassVar[str] = "toy"
+    channels: int
+    spatial_dims: int
+    gate: Gate
+
+    def options(self):
+        raise NotImplementedError
+
+    def parameters(self):
+        return {"scale": (self.channels,)}
+
+    @classmethod
+    def infer(cls, shapes, **facts):
+        raise NotImplementedError
+
+
+def toy(spec, weights, x, training):
+    s = gate(mean(x, (2, 3)) * weights["scale"], spec.gate)
+    return attend(x, [spread(s, 2)]), SimpleNamespace(updated={})
+
+
+def test_a_new_block_has_its_mistakes_for_free(monkeypatch):
+    monkeypatch.setitem(sys.modules, "parity.oracle.toy", SimpleNamespace(forward=toy))
+    rng = np.random.default_rng(0)
+    block = Block("toy", ToySpec(channels=3, spatial_dims=2, gate=Gate()), {"scale": rng.normal(size=3)})
+    x, cotangent = rng.normal(size=(2, 2, 3, 4, 5))
+    right = oracle.evaluate(block.spec, block.tensors, x, cotangent=cotangent, differentiate=oracle.by_tape)
+    found = {}
+    for variation in variations(Setting(block, x)):
+        got = variation.evaluate(block, x, cotangent=cotangent)
+        results = compare(right, {name: value.value for name, value in got.items()}, dtype="float64", device="cpu")
+        found.setdefault(variation.mistake, []).append(max(result.ratio for result in results) > 1)
+    assert {"hard-sigmoid-for-sigmoid", "gate-twice", "sum-for-mean", "wrong-element", "detached-branch"} <= set(found)
+    assert [name for name, caught in found.items() if not all(caught)] == ["space-exchanged"]
+
+
 # The table
 
 
@@ -119,6 +163,8 @@ def test_variations_have_words_of_their_own(block, training):
 def test_unknown_mistakes_are_refused():
     with pytest.raises(SpecError, match="received mistake 'typo'; expected one of hard-sigmoid-slope, "):
         mistakes.find("typo")
+    with pytest.raises(SpecError, match="received mistake 'typo'"):
+        selftest.run(["eca"], ["typo"])
 
 
 def test_a_wrong_weight_used_and_loaded_have_one_output_and_two_gradients():
@@ -165,6 +211,17 @@ def test_two_mistakes_are_both_made():
     for pair in (kinds[0] & kinds[1], kinds[1] & kinds[0]):
         assert np.array_equal(pair.evaluate(problem.block, problem.x)["output"].value, expected)
     assert (kinds[0] & kinds[1]).mistake == "gate-missing and bias-dropped"
+
+
+def test_two_layouts_are_undone_in_the_opposite_order():
+    where, problem = setting("ca")
+    memory, space = (next(variations(where, [name])) for name in ("last-as-first", "space-exchanged"))
+    (n, c, h, w), x = problem.x.shape, np.moveaxis(problem.x, 1, -1)
+    taken = x.reshape(n, c, h, w).swapaxes(2, 3)
+    y = oracle.evaluate(problem.block.spec, problem.block.tensors, taken)["output"].value
+    expected = np.moveaxis(np.ascontiguousarray(y.swapaxes(2, 3)).reshape(n, h, w, c), -1, 1)
+    got = (memory & space).evaluate(problem.block, problem.x)["output"].value
+    assert np.array_equal(got, expected)
 
 
 def test_two_fields_of_one_norm_are_both_changed():
@@ -232,7 +289,7 @@ def test_a_line_of_the_list_that_nothing_fits_is_stale(monkeypatch):
 def test_a_mistake_that_nothing_fits_is_stale(monkeypatch):
     nowhere = Mistake("nowhere", "impossible", "a test", lambda where: iter(()))
     planted(monkeypatch, nowhere)
-    monkeypatch.setattr(selftest, "cases", lambda blocks, modes=(): [])
+    monkeypatch.setattr(selftest, "cases", lambda *arguments: [])
     assert selftest.run(mistakes=["nowhere"]).stale == ["nowhere fits no case of the matrix"]
 
 
@@ -261,6 +318,8 @@ def test_a_backend_that_hides_a_mistake_is_found(monkeypatch):
         results = oracle.evaluate(block.spec, right, x, cotangent=cotangent, **options)
         return {name: value.value.astype(dtype) for name, value in results.items()}
 
+    few = [case for case in cases.standard() if "eca-default-2d-odd" in case.id]
+    monkeypatch.setattr(selftest, "standard", lambda: few)
     monkeypatch.setattr(selftest.client, "run", mended)
     verdict = selftest.run(["eca"], ["kernel-flipped"], backend="torch")
     assert [trial.survived for trial in verdict.trials] == [True, True]

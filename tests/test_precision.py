@@ -15,7 +15,7 @@ from parity import cases, oracle
 from parity.backends import BACKENDS
 from parity.block import Block
 from parity.compare import compare
-from parity.errors import InputError
+from parity.errors import InputError, ParityError
 from parity.oracle import Measured
 from parity.spec import SPECS, Gate, is_statistic
 from parity.tolerances import HALF_DTYPES, HALF_MARGIN, PRECISIONS, TABLE, by_norm_tolerance, tolerance
@@ -84,7 +84,7 @@ def test_the_oracle_is_fed_the_rounded_numbers(dtype):
 
 
 def test_gradients_of_half_precision_are_decided_or_judged_by_their_norm():
-    chosen = [case for case in cases.half() if case.shape != "large"]
+    chosen = [case for case in cases.half() if case.shape == "odd" and case.spatial_dims == 2]
     problems = {case.id: (case, case.problem()) for case in chosen}
     for case, problem in problems.values():
         margin = min(value.margin for value in problem.expected.values())
@@ -133,6 +133,12 @@ def test_what_is_flushed_to_zero_agrees_and_no_more():
         assert failures(kept, flushed, dtype)
 
 
+def test_float16_is_flushed_by_none_and_judged_below_its_smallest_normal_number():
+    small = {"output": Measured(np.array([2.0**-13]), np.array([2.0**-13]))}
+    assert not failures(small, {"output": np.array([2.0**-13 + 2.0**-24], np.float16)}, "float16")
+    assert failures(small, {"output": np.array([2.0**-13 + 2.0**-15], np.float16)}, "float16")
+
+
 def mistakes(block, problem, case):
     """What the oracle makes of weights and specs that are wrong in a way that porters are."""
     spec, tensors = case.spec, dict(problem.block.tensors)
@@ -148,12 +154,13 @@ def mistakes(block, problem, case):
     if block == "cbam":
         planes = tensors["spatial.conv.kernel"][:, ::-1].copy()
         wrong["swapped planes"] = (spec, tensors | {"spatial.conv.kernel": planes})
-        wrong["epsilon"] = (replace(spec, spatial_norm=replace(spec.spatial_norm, epsilon=0.1)), tensors)
-    if block == "ca":
+        wrong["update rate"] = (replace(spec, spatial_norm=replace(spec.spatial_norm, update_rate=0.9)), tensors)
+    if block == "ca" and case.spatial_dims > 1:
         heads = {
             f"expand.{a}.{leaf}": tensors[f"expand.{b}.{leaf}"] for a, b in ("hw", "wh") for leaf in ("kernel", "bias")
         }
         wrong["swapped heads"] = (spec, tensors | heads)
+    if block == "ca":
         wrong["update rate"] = (replace(spec, norm=replace(spec.norm, update_rate=0.9)), tensors)
     return wrong
 
@@ -194,8 +201,9 @@ def seen(case, problem, spec, tensors):
 @functools.cache
 def flat():
     """A map whose sums leave float16, and what each block makes of it."""
-    x = np.full((1, 4, 512, 512), 200.0, np.float16)
-    blocks = [block_of(name, channels=4, dtype="float16") for name in SPECS]
+    x = np.full((1, 3, 512, 512), 200.0, np.float16)
+    variants = {"cbam": "kernel3"}  # the oracle takes its time over larger ones
+    blocks = [block_of(name, variants.get(name, "default"), channels=3, dtype="float16") for name in SPECS]
     return x, [(block, oracle.evaluate(block.spec, block.tensors, x)) for block in blocks]
 
 
@@ -221,7 +229,7 @@ def test_mixed_precision_computes_in_half_and_keeps_weights_in_float32(backend, 
         "learning_rate": 2.0**-10,
     }
     if backend == "tf1compat":
-        with pytest.raises(InputError, match="takes x in the dtype of its weights"):
+        with pytest.raises(ParityError, match="raw TensorFlow mixes dtypes by a rewriter of whole graphs"):
             parity.evaluate(block, x, **options)
         return
     for name, value in parity.evaluate(block, x, **options).items():
@@ -232,10 +240,10 @@ def test_mixed_precision_computes_in_half_and_keeps_weights_in_float32(backend, 
 BAD = (np.nan, np.inf, -np.inf)
 PLACES = ((0, 0, 0), (5, 3, 4), (11, 6, 8))
 NONFINITE = {
-    "se": ("default", "hard-swish", "silu", "linear", "hard-sigmoid"),
-    "cbam": ("default", "concat", "hard-sigmoid", "spatial", "input-full"),
-    "eca": ("default", "circular", "linear", "hard-sigmoid-0.2"),
-    "ca": ("default", "relu", "hard-sigmoid", "norm-free"),
+    "se": ("default", "hard-swish", "silu", "linear"),
+    "cbam": ("default", "concat", "hard-sigmoid", "spatial"),
+    "eca": ("default", "circular", "hard-sigmoid-0.2"),
+    "ca": ("default", "relu", "hard-sigmoid"),
 }
 
 
@@ -295,11 +303,7 @@ def test_in_training_a_norm_hands_a_bad_number_to_every_sample(backend, block):
 
 
 # The factor of the large numbers, and of the weights that make them reasonable again.
-ENDS = {
-    "float32": (1e30, 1e-30, 2.0**-126),
-    "float16": (2.0**15, 2.0**-12, 2.0**-14),
-    "bfloat16": (1e30, 2.0**-100, 2.0**-126),
-}
+ENDS = {"float32": (1e30, 1e-30, 2.0**-126), "float16": (2.0**15, 2.0**-12, 2.0**-14)}
 FIRST = ("fc1.kernel", "channel.fc1.kernel", "spatial.conv.kernel", "conv.kernel", "reduce.kernel")
 
 
@@ -347,9 +351,9 @@ def test_an_empty_batch_comes_out_empty_or_is_refused_by_a_norm_in_training(back
 
 @functools.cache
 def tied(dtype):
-    """A rectified map of 4,096 tied zeros in a channel, more than half precision counts one by one."""
+    """A rectified map of 10,000 tied zeros in a channel, more than half precision counts one by one."""
     made = block_of("cbam", "channel", channels=3, dtype=dtype)
-    x, cotangent = np.zeros((1, 3, 64, 64)), np.zeros((1, 3, 64, 64))
+    x, cotangent = np.zeros((1, 3, 100, 100)), np.zeros((1, 3, 100, 100))
     x[0, 0, 5, 6], cotangent[0, :, 5, 6] = 1.0, 1.0
     return made, x, cotangent, oracle.evaluate(made.spec, made.tensors, x, cotangent=cotangent)
 
@@ -360,7 +364,7 @@ def test_thousands_of_ties_share_the_gradient_evenly(backend, dtype):
     made, x, cotangent, expected = tied(dtype)
     got = parity.evaluate(made, x, backend=backend, cotangent=cotangent, dtype=dtype)
     assert expected["grad.input"].value[0, 1].any()
-    for channel in range(3):  # each at its own scale: a share is a four-thousandth
+    for channel in range(3):  # each at its own scale: a share is a ten-thousandth
         index = (slice(None), slice(channel, channel + 1))
         seen = {"grad.input": taken(expected["grad.input"], index)}
         assert not failures(seen, {"grad.input": got["grad.input"][index]}, dtype), channel

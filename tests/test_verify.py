@@ -105,11 +105,11 @@ WRONG = {
         _kernel("channel.fc1.kernel", lambda k: np.roll(k, 12, 1)),
         "channel.fc1.kernel with its two halves exchanged",
     ),
-    "epsilon": (CA, {"norm": BatchNorm(epsilon=1e-3)}, 'norm {"epsilon": 1e-05'),
+    "epsilon": (CA, {"norm": BatchNorm(epsilon=1e-3)}, "norm.epsilon 1e-05 instead of 0.001"),
     "epsilon-back": (
         replace(CBAM, spatial_norm=BatchNorm(epsilon=1e-3)),
         {"spatial_norm": BatchNorm(epsilon=1e-5)},
-        'spatial_norm {"epsilon": 0.001',
+        "spatial_norm.epsilon 0.001 instead of 1e-05",
     ),
     "residual": (replace(CBAM, residual=True), {"residual": False}, "residual true instead of false"),
     "source": (CBAM, {"spatial_source": "input"}, 'spatial_source "refined" instead of "input"'),

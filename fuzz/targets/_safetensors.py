@@ -107,9 +107,9 @@ def _added(header: Any, start: int, rng: Random) -> Any:
 
 def _retyped(header: Any, rng: Random) -> Any:
     """`header` with a tensor of another kind or shape over the same bytes, so that its length is still right."""
-    entries = [pair[1] for pair in header if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], list)]
-    fields = [dict(entry) for entry in entries if all(isinstance(pair, list) and len(pair) == 2 for pair in entry)]
-    found = [(entry, field) for entry, field in zip(entries, fields, strict=False) if "data_offsets" in field]
+    entries = [pair[1] for pair in header if _is_pair(pair) and isinstance(pair[1], list)]
+    found = [(entry, dict(entry)) for entry in entries if all(map(_is_pair, entry))]
+    found = [(entry, field) for entry, field in found if "data_offsets" in field]
     if not found:
         return header
     entry, field = rng.choice(found)
@@ -123,3 +123,7 @@ def _retyped(header: Any, rng: Random) -> Any:
     for pair in entry:
         pair[1] = {"dtype": kind, "shape": shape}.get(pair[0], pair[1])
     return header
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)

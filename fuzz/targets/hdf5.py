@@ -178,7 +178,7 @@ TARGET = Target(
     one_file("input.h5"),
     contained=True,
     megabytes=1024,
-    seconds=10.0,
+    seconds=3.0,
     fixed_bytes=512 * MIB,
     max_bytes=MAX_BYTES,
 )

@@ -130,7 +130,7 @@ TARGET = Target(
     contained=True,
     folders=(tempfile.gettempdir(),),  # where a member is unpacked, into a file without a name
     megabytes=1024,
-    seconds=10.0,
+    seconds=3.0,
     fixed_bytes=512 * MIB,
     max_bytes=MAX_BYTES,
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from google.protobuf.message import Error as MessageError
 
 from fuzz import change
 from fuzz._target import Target, look, pack, several_files, unpack
@@ -297,9 +298,10 @@ def mutate(data: bytes, rng: Random) -> bytes:
         model.Clear()
     if kind < 0.2 or not model.graph.node:
         return pack(parts | {MODEL: change.change_bytes(parts.get(MODEL, b""), rng)})
-    with contextlib.suppress(ValueError, TypeError):  # what protobuf does not take
+    with contextlib.suppress(ValueError, TypeError, MessageError):  # what protobuf does not take
         rng.choice(CHANGES)(model, rng)
-    return pack(parts | {MODEL: model.SerializeToString()})
+        return pack(parts | {MODEL: model.SerializeToString()})
+    return data
 
 
 def _tensors(model: Any) -> list[str]:

@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import struct
 import tarfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -84,10 +85,25 @@ def seeds(folder: Path) -> Iterator[bytes]:
 
 def _odd(torch: Any) -> Iterator[bytes]:
     """Files that are told from checkpoints, and refused."""
-    for value in (torch.nn.Linear(2, 1), {"a": torch.eye(2).to_sparse()}, {"a": torch.empty(2, device="meta")}):
+    tagged = torch.nn.Parameter(torch.ones(2))
+    tagged.tag = "kept"
+    for value in (
+        torch.nn.Linear(2, 1),
+        {"a": torch.eye(2).to_sparse()},
+        {"a": torch.empty(2, device="meta")},
+        {"a": torch.ones(1).expand(9)},
+        {"a.w": torch.ones(1), "a": {"w": torch.ones(1)}},
+        {"epoch": 3},
+        {"a": tagged, "b": torch.ones(2).as_subclass(torch.nn.Buffer)},
+    ):
         file = io.BytesIO()
         torch.save(value, file)
         yield file.getvalue()
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is of yesterday, and so are many files
+        torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), file)
+    yield file.getvalue()
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name in ("sys_info", "pickle", "storages", "tensors"):

@@ -14,6 +14,7 @@ from parity.backends import BACKENDS
 from parity.cli._output import AGREED, DISAGREED, add_json, check_writable, progress_bar, show, write_json
 from parity.mistakes import EQUIVALENT, MISTAKES, find
 from parity.spec import SPECS
+from parity.tolerances import PRECISIONS
 
 
 def add_commands(commands: Any) -> None:
@@ -27,6 +28,12 @@ def add_commands(commands: Any) -> None:
     several: dict[str, Any] = {"action": "append", "default": []}
     parser.add_argument("--block", choices=list(SPECS), help="only this block (may be repeated)", **several)
     parser.add_argument("--mistake", metavar="NAME", help="only this mistake (may be repeated)", **several)
+    parser.add_argument(
+        "--dtype",
+        choices=list(PRECISIONS),
+        help="the cases of this dtype (may be repeated; default: float64 and float32)",
+        **several,
+    )
     parser.add_argument(
         "--backend", choices=list(BACKENDS), help="give this backend what spec, weights and input can express, too"
     )
@@ -43,7 +50,7 @@ def _selftest(given: argparse.Namespace) -> int:
         show(given, _list(chosen))
         write_json(given.json, [{"name": m.name, "words": m.words, "source": m.source} for m in map(find, chosen)])
         return AGREED
-    verdict = _watched(given, blocks, chosen)
+    verdict = _watched(given, blocks, chosen, list(dict.fromkeys(given.dtype)) or list(selftest.PRECISE))
     show(given, _table(verdict, blocks, chosen))
     told = [trial.explain() for trial in verdict.survivors] + [f"stale: {text}" for text in verdict.stale]
     for text in told:
@@ -53,9 +60,9 @@ def _selftest(given: argparse.Namespace) -> int:
     return AGREED if verdict.passed else DISAGREED
 
 
-def _watched(given: argparse.Namespace, blocks: list[str], chosen: list[str]) -> selftest.Verdict:
+def _watched(given: argparse.Namespace, blocks: list[str], chosen: list[str], dtypes: list[str]) -> selftest.Verdict:
     console = Console(stderr=True)
-    total = len(selftest.cases(blocks))
+    total = len(selftest.cases(blocks, dtypes=dtypes))
     with progress_bar(console) as bar:
         task, done = bar.add_task("", total=total), 0
 
@@ -67,7 +74,7 @@ def _watched(given: argparse.Namespace, blocks: list[str], chosen: list[str]) ->
             if not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
                 console.print(f"{done} of {total} cases", highlight=False)
 
-        return selftest.run(blocks, chosen, backend=given.backend or "", progress=progress)
+        return selftest.run(blocks, chosen, dtypes=dtypes, backend=given.backend or "", progress=progress)
 
 
 def _list(chosen: list[str]) -> Table:

@@ -20,15 +20,13 @@ from parity.backends import BACKENDS, DEVICE_ENVIRONMENT, ENVIRONMENT
 from parity.cases import Case, Problem
 from parity.distributed._replica import JOBS, REPLICAS, case_file, result_file
 from parity.errors import BackendCrashedError, BackendDiedError, ParityError
-from parity.faults import Limits, ending
+from parity.faults import TOLD, Limits, ending, tail
 
 if TYPE_CHECKING:
     from parity.distributed import Way
 
 Request = tuple[Problem, Case, bool]  # the last: whether norms are synchronised
 Result = list[dict[str, NDArray]] | ParityError  # of each replica
-
-TAIL = 2000  # characters of what a process wrote
 
 
 def run(backend: str, device: str, way: Way, requests: Sequence[Request], limits: Limits) -> list[Result]:
@@ -92,7 +90,7 @@ class _Rank:
     @property
     def written(self) -> str:
         """The end of what it wrote to its standard error."""
-        return self.errors.read_text(errors="replace")[-TAIL:].strip()
+        return tail(self.errors)
 
 
 def _wait(folder: Path, backend: str, ranks: list[_Rank], count: int, limits: Limits) -> ParityError | None:
@@ -102,7 +100,7 @@ def _wait(folder: Path, backend: str, ranks: list[_Rank], count: int, limits: Li
         statuses = [rank.process.poll() for rank in ranks]
         failed = [rank for rank, status in zip(ranks, statuses, strict=True) if status]
         if failed:
-            return _failure(backend, failed[0])
+            return _failure(backend, failed[0], limits)
         if None not in statuses:
             return None
         finished = sum(_is_done(folder, number) for number in range(count))
@@ -111,7 +109,7 @@ def _wait(folder: Path, backend: str, ranks: list[_Rank], count: int, limits: Li
         # The first answer has the imports in it.
         patience = limits.patience if done else max(limits.patience, Limits().patience)
         if time.monotonic() - since > patience:
-            told = "\n".join(rank.written for rank in ranks)
+            told = "\n".join(rank.written[-TOLD:] for rank in ranks)
             received = (
                 f"the replicas of backend {backend!r} hung: they gave no answer in {patience:g} s, and were ended"
             )
@@ -119,11 +117,11 @@ def _wait(folder: Path, backend: str, ranks: list[_Rank], count: int, limits: Li
         time.sleep(0.02)
 
 
-def _failure(backend: str, rank: _Rank) -> ParityError:
-    status = rank.process.returncode
-    what = ending(status, rank.written)
+def _failure(backend: str, rank: _Rank, limits: Limits) -> ParityError:
+    status, written = rank.process.returncode, rank.written
+    what = ending(status, written, limits)
     kind = BackendCrashedError if status == 1 else BackendDiedError  # 1 is a traceback's
-    return kind(f"a replica of backend {backend!r} {what}", remedy=f"it wrote:\n{rank.written}")
+    return kind(f"a replica of backend {backend!r} {what}", remedy=f"it wrote:\n{written[-TOLD:]}")
 
 
 def _is_done(folder: Path, number: int) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parity.errors import ParityError
-from parity.mistakes._variation import Move, Reweigh, Setting, Variation
+from parity.mistakes._variation import Move, Respec, Reweigh, Setting, Variation
 from parity.oracle import Measured
 from parity.oracle._steps import Replacement
 from parity.spec import BatchNorm, Gate, Spec, is_statistic
@@ -46,7 +47,9 @@ def field(name: str, wrong: Callable[[Any], Sequence[Any]]) -> Variations:
     def variations(setting: Setting) -> Iterator[Variation]:
         now = setting.spec.arguments().get(name)
         for other in wrong(now) if now is not None else ():
-            yield from _changed(setting.spec, name, {"": other})
+            respec = partial(_with, name, partial(_instead_of, other))
+            if other != now and _is_possible(respec, setting.spec):
+                yield Variation(f"{name} {_said(other)} instead of {_said(now)}", respec=respec)
 
     return variations
 
@@ -56,34 +59,37 @@ def norm_field(name: str, wrong: Callable[[Any], Sequence[Any]]) -> Variations:
 
     def variations(setting: Setting) -> Iterator[Variation]:
         for holder, norm in setting.spec.arguments().items():
-            for other in wrong(getattr(norm, name)) if isinstance(norm, BatchNorm) else ():
-                yield from _changed(setting.spec, holder, {name: other})
+            now = getattr(norm, name) if isinstance(norm, BatchNorm) else None
+            for other in wrong(now) if now is not None else ():
+                if other != now:
+                    respec = partial(_with, holder, partial(replace, **{name: other}))
+                    yield Variation(f"{holder}.{name} {_said(other)} instead of {_said(now)}", respec=respec)
 
     return variations
 
 
-def _changed(spec: Spec, name: str, change: dict[str, Any]) -> Iterator[Variation]:
-    """`change` holds the other value under "", or the other values of a norm's own fields."""
+def _instead_of(other: Any, now: Any) -> Any:
+    return other
 
-    def respec(spec: Spec) -> Spec:
-        now = spec.arguments()
-        other = change[""] if "" in change else replace(now[name], **change)
-        return type(spec)(**(now | {name: other}))
 
-    now = spec.arguments()[name]
+def _with(name: str, change: Callable[[Any], Any], spec: Spec) -> Spec:
+    now = spec.arguments()
+    return type(spec)(**(now | {name: change(now[name])}))
+
+
+def _is_possible(respec: Respec, spec: Spec) -> bool:
     try:
-        other = respec(spec).arguments()[name]
-    except ParityError:  # no such block: a circular padding wider than the channels
-        return
-    if other != now:
-        yield Variation(f"{name} {_said(other)} instead of {_said(now)}", respec=respec)
+        respec(spec)
+    except ParityError:  # a circular padding wider than the channels
+        return False
+    return True
 
 
 def _said(value: Any) -> str:
     """A field's value as a hint gives it."""
     if isinstance(value, Gate):
         value = value.kind if value == Gate(value.kind) else value.to_json()
-    return json.dumps(value.to_json() if isinstance(value, BatchNorm) else value)
+    return json.dumps(value)
 
 
 # Weights
