@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
 import math
+import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +79,6 @@ def compiled(setting: Setting) -> Prepared:
 
 def check_compiler() -> None:
     """Raise `ModeMissingError` where Inductor finds no C++ compiler."""
-    import os
-    import shutil
-
     names = ("g++", "clang++", "c++")
     if not any(map(shutil.which, (os.environ.get("CXX") or names[0], *names))):
         raise ModeMissingError(
@@ -88,8 +89,6 @@ def check_compiler() -> None:
 
 def exported(setting: Setting) -> Prepared:
     """`torch.export`, saved and loaded: a program with weights of its own and none of Keras' code."""
-    import io
-
     import torch
 
     module = as_module(setting)
@@ -164,6 +163,7 @@ def onnx(setting: Setting) -> Prepared:
     if keras.backend.backend() == "torch":
         import torch
 
+        require("onnx", "onnxscript")
         axes = open_axes(setting)
         torch.onnx.export(
             as_module(setting),
@@ -176,6 +176,7 @@ def onnx(setting: Setting) -> Prepared:
         )
     else:
         setting.model.export(file, format="onnx", verbose=False, input_signature=[setting.signature()])
+    require("onnxruntime")
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -183,6 +184,13 @@ def onnx(setting: Setting) -> Prepared:
     session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
     return lambda x, cotangent: (session.run(None, {source.name: x})[0], []), setting.variables
+
+
+def require(*modules: str) -> None:
+    """Raise `ModeMissingError` unless the modules are installed."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ModeMissingError(f"this mode needs {' and '.join(missing)}, not installed here")
 
 
 def other(setting: Setting) -> Any:

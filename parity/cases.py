@@ -32,6 +32,7 @@ from parity.tolerances import DTYPES, HALF_DTYPES, PRECISIONS, Precision
 STEPS = 3
 
 HARD_SIGMOID_02 = {"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}
+HARD_SIGMOID_05 = {"kind": "hard_sigmoid", "slope": 0.5, "offset": 0.5}
 KERAS_NORM = BatchNorm(epsilon=1e-3, update_rate=0.01, unbiased_variance=False)
 
 # The options of the cases of each block: "default" is what the others are changes to. A block without a line here has
@@ -46,6 +47,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "linear": {"activation": "identity", "gate": "identity"},
         "hard-sigmoid": {"gate": "hard_sigmoid"},
         "hard-sigmoid-0.2": {"gate": HARD_SIGMOID_02},
+        # A square kernel can be left transposed, and no shape can tell.
+        "square": {"reduction": 1, "activation": "silu"},
     },
     "cbam": {
         "default": {"reduction": 4},
@@ -63,6 +66,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "spatial-full": {"parts": "spatial", "spatial_features": "full", "kernel_size": 3},
         "silu": {"activation": "silu"},
         "hard-sigmoid": {"gate": "hard_sigmoid"},
+        # So steep that its ends are reached.
+        "hard-sigmoid-0.5": {"gate": HARD_SIGMOID_05},
+        "square": {"reduction": 1, "activation": "silu"},
         "residual": {"residual": True},
         "residual-input": {"residual": True, "spatial_source": "input", "hidden_channels": 5},
         "tutorial-pytorch": {"mlp_bias": False, "spatial_bias": True, "spatial_norm": None},
@@ -94,6 +100,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "norm-free": {"norm": None},
         "keras-norm": {"norm": KERAS_NORM},
         "hard-sigmoid": {"gate": "hard_sigmoid"},
+        "hard-sigmoid-0.5": {"gate": HARD_SIGMOID_05},
+        "square": {"hidden_channels": 12},
         "residual": {"residual": True},
         "tutorial-pytorch": {"bias": False, "head_bias": False, "activation": "relu", "hidden_channels": 3},
     },
