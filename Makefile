@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help setup parity parity-gpu test lint format
+.PHONY: help setup parity parity-gpu selftest fuzz test lint format
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,13 @@ parity: .venv/ready ## judge every installed backend by the oracle, on the CPU
 
 parity-gpu: .venv/ready ## the same on the GPU, for every framework that sees one
 	$(BIN)/parity run --jobs $(JOBS) --device gpu
+
+selftest: .venv/ready ## make every classic mistake and see that the matrix catches it
+	$(BIN)/parity selftest
+
+fuzz: .venv/ready ## ten thousand mutated files for each reader
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	for reader in $$($(BIN)/python -m fuzz --list); do $(BIN)/python -m fuzz $$reader || exit 1; done
 
 test: .venv/ready ## run the tests
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile

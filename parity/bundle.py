@@ -28,7 +28,7 @@ from typing import Any
 
 from parity.backends import BACKENDS, DEVICE_ENVIRONMENT, ENVIRONMENT
 from parity.errors import FormatError
-from parity.exchange import distinct
+from parity.exchange import strict_json
 from parity.run import Report
 from parity.tolerances import TABLE
 
@@ -225,17 +225,12 @@ def _object(path: str) -> dict[str, Any]:
     if os.path.getsize(path) > LIMIT_BYTES:
         raise FormatError(f"{path} has {os.path.getsize(path)} bytes", f"at most {LIMIT_BYTES}")
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        value = json.loads(text, object_pairs_hook=distinct, parse_constant=_no_constant)
+        value = strict_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path} cannot be read ({error})", expected) from error
     if not isinstance(value, dict) or value.get("version") != VERSION or isinstance(value["version"], bool):
         raise FormatError(f"{path} is no part of a bundle of version {VERSION}", expected)
     return value
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _field(path: str, value: Mapping[str, Any], name: str, kind: type) -> Any:
@@ -274,7 +269,7 @@ def _number(path: str, value: Mapping[str, Any], name: str) -> float:
     found = value.get(name)
     if found == "inf":
         return math.inf
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= sys.float_info.max:
         raise FormatError(f"{path}: {name!r} is {_short(found)}", "a number of at least 0, or 'inf'")
     return float(found)
 

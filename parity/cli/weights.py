@@ -18,6 +18,7 @@ from parity.backends import BACKENDS, DEVICES
 from parity.block import Block
 from parity.cli._output import AGREED, DISAGREED, add_json, check_writable, progress_bar, show, write_json
 from parity.errors import DialectError, FormatError
+from parity.exchange import strict_json
 from parity.reading import Inspected, Inspection
 
 # Of tensors that belong to no block: more would push the blocks off the screen.
@@ -175,6 +176,8 @@ def _hints(texts: list[str]) -> dict[str, Any]:
         if not equals or not field:
             raise DialectError(f"received --hint {text}", "[BLOCK:]FIELD=VALUE", "as --hint gate=hard_sigmoid")
         place = hints.setdefault(block, {}) if colon else hints
+        if not isinstance(place, dict):
+            raise DialectError(f"received --hint {text}, and {block!r} as a field before", "one meaning of a name")
         place[field] = _value(value)
     return hints
 
@@ -228,7 +231,7 @@ def _names(file: Path | None) -> dict[str, str]:
     if file is None:
         return {}
     try:
-        names = json.loads(file.read_text())
+        names = strict_json(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"received --map {file}, which cannot be read: {error}", "a JSON object of names") from error
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
