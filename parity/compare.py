@@ -20,8 +20,8 @@ class Comparison:
     Args:
         name: the result's name: "output", "grad.fc1.kernel", ...
         ratio: the worst error as a share of the allowed one; above 1 is a failure, infinite where nothing compares.
-        epsilons: the worst error in units of the dtype's epsilon at the scale of the array; by norm, the error's norm in
-            such units at the norm of the array.
+        epsilons: the worst error in units of the dtype's epsilon at the scale of the array; by norm, the error's norm
+            in such units at the norm of the array.
         condition: how much larger than the array the terms are that were added up to make it.
         failure: empty when they agree, else what is wrong.
         by_norm: whether it was judged by its norm.

@@ -160,9 +160,25 @@ LIMITS: tuple[Limit, ...] = (
         )
         for backends in (TORCH, KERAS_TORCH)
         for symptom, blocks in (
-            ("Could not find an implementation for ReduceMean", ("se", "ca")),
+            ("Could not find an implementation for", ("se", "ca")),
             ("Type 'tensor(bfloat16)' of input parameter", ("cbam", "eca")),
         )
+    ),
+    Limit(
+        "onnx",
+        "keras-functional@torch",
+        "Keras' take squeezes an axis that is longer than one, which PyTorch allows and onnxruntime does not",
+        "while running Squeeze node",
+        blocks=("ca",),
+        dtypes=("float64", "float32", "float16", "mixed_float16"),
+    ),
+    Limit(
+        "onnx",
+        "keras-layers@torch",
+        "PyTorch's exporter rounds Python's numbers (the sixth of a hard swish) to float32",
+        "elements differ",
+        blocks=("ca",),
+        dtypes=("float64",),
     ),
     Limit(
         "onnx",

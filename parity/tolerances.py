@@ -2,7 +2,8 @@
 
 An array agrees when each element is within ``tolerance * max(max|expected|, max magnitude)`` of what the oracle says;
 the magnitude is the size of what was added up to make it, so that what cancels to nothing is judged by what was
-cancelled (`parity.oracle`).
+cancelled (`parity.oracle`). A gradient that may hang on a comparison which rounding turns agrees when its relative L2
+error is within "gradient by norm". An absolute error of `Precision.floor` is always allowed.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Precision:
 
     @property
     def floor(self) -> float:
-        """The absolute error that is always allowed: the smallest normal number of the compute dtype."""
+        """The absolute error that is always allowed: the smallest normal number of the compute dtype, as TensorFlow and
+        JAX flush what is smaller to zero. In float16 nobody does: there it is the smallest step.
+        """
         return {"float64": 2.0**-1022, "float16": 2.0**-24}.get(self.compute, 2.0**-126)
 
     def dtype_of(self, name: str) -> str:
