@@ -48,7 +48,7 @@ def describe() -> dict[str, Any]:
 
 
 def prepare(tf32: bool) -> dict[str, Any]:
-    """Make this process deterministic and, but for TF32 where that is asked for, exact; the switches that it set."""
+    """Make this process deterministic and, but for TF32 where it is asked for, exact; the switches that it set."""
     enable_float64()
     keras.utils.set_random_seed(0)
     engine = keras.backend.backend()

@@ -50,7 +50,7 @@ def describe() -> dict[str, Any]:
 
 
 def prepare(tf32: bool) -> dict[str, Any]:
-    """Make this process deterministic and, but for TF32 where that is asked for, exact; the switches that it set."""
+    """Make this process deterministic and, but for TF32 where it is asked for, exact; the switches that it set."""
     tf.config.experimental.enable_op_determinism()
     tf.config.experimental.enable_tensor_float_32_execution(tf32)
     tf.random.set_seed(0)

@@ -42,7 +42,7 @@ def describe() -> dict[str, Any]:
 
 
 def prepare(tf32: bool) -> dict[str, Any]:
-    """Make this process deterministic and, but for TF32 where that is asked for, exact; the switches that it set."""
+    """Make this process deterministic and, but for TF32 where it is asked for, exact; the switches that it set."""
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32

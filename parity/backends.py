@@ -33,14 +33,12 @@ class Adapter(Protocol):
         """The framework, its version, and its devices: {"cpu": name, "gpu": name}."""
 
     def prepare(self, tf32: bool) -> dict[str, Any]:
-        """Make this process deterministic and, but for TF32 where that is asked for, exact; the switches that it set."""
+        """Make this process deterministic and, but for TF32 where it is asked for, exact; the switches that it set."""
 
     def owns(self, model: Any) -> bool:
         """Whether `model` is a live model of this framework."""
 
-    def build(
-        self, spec: Spec, *, shape: tuple[int | None, ...], data_format: str, dtype: str, device: str
-    ) -> Any:
+    def build(self, spec: Spec, *, shape: tuple[int | None, ...], data_format: str, dtype: str, device: str) -> Any:
         """A live model that is one block, for maps of `shape`, where None is any size; `dtype` is one of
         `parity.tolerances.PRECISIONS`.
         """
@@ -148,7 +146,7 @@ DEVICE_ENVIRONMENT = {
 
 
 def kind_of(device: str) -> str:
-    """"cpu" or "gpu": what an adapter knows of one of `DEVICES`."""
+    """What an adapter knows of one of `DEVICES`: "cpu" or "gpu"."""
     return device.removesuffix("-tf32")
 
 

@@ -821,9 +821,7 @@ def test_functions_are_looked_into(tmp_path):
         calls = [onnx.helper.make_node(inner, ["a"], [out], domain="own") for out in ("s", "y")]
         model.functions.append(onnx.helper.make_function("own", name, ["a"], ["y"], calls, opsets))
     onnx.save(model, path)
-    with pytest.raises(
-        FormatError, match=r"too large once its functions are inlined; expected at most \d+ bytes"
-    ):
+    with pytest.raises(FormatError, match=r"too large once its functions are inlined; expected at most \d+ bytes"):
         read(path)
 
 
