@@ -177,7 +177,7 @@ TABLE: dict[tuple[str, str, str], Row] = {
 # of coordinate attention) and of a convolution's kernel (by norm, over 50,176 positions). By norm, a sum that nearly
 # cancels (the offset of a norm of one channel) is a few hundredths off in every backend. Measured with `parity run` on
 # 2026-11-20 on the CPU, over more cases than the standard ones; on GPUs not yet.
-HALF_TOLERANCES = {
+HALF_TOLERANCES: dict[str, float] = {
     "output": 4,
     "input_gradient": 4,
     "parameter_gradient": 8,
@@ -195,9 +195,8 @@ HALF_MEASURED: dict[str, tuple[float, ...]] = {
 
 def _half_rows(dtype: str, device: str) -> dict[tuple[str, str, str], Row]:
     seen = HALF_MEASURED[dtype] if device == "cpu" else (None,) * len(HALF_TOLERANCES)
-    return _rows(
-        dtype, device, **dict(zip(HALF_TOLERANCES, zip(HALF_TOLERANCES.values(), seen, strict=True), strict=True))
-    )
+    pairs = zip(HALF_TOLERANCES.items(), seen, strict=True)
+    return _rows(dtype, device, None, **{name: (allowed, worst) for (name, allowed), worst in pairs})
 
 
 for _dtype, _device in product(HALF_DTYPES, {device for _, _, device in TABLE}):
