@@ -278,7 +278,9 @@ def savedmodel(setting: Setting) -> Prepared:
         with tf.GradientTape() as tape:
             tape.watch(x)
             output = loaded.call(x)
-        slopes = tape.gradient(output, [x, *split(found)[0]], tf.cast(cotangent, output.dtype))
+        slopes = tape.gradient(
+            output, [x, *split(found)[0]], tf.cast(cotangent, output.dtype), unconnected_gradients="zero"
+        )
         return output, slopes
 
     return compute, found

@@ -190,7 +190,7 @@ class TensorFlow:
             tape.watch(x)
             output = self.model(x, training=self.training)
         values = [x, *(variable.value for variable in self.parameters)]
-        return output, tape.gradient(output, values, ops.cast(cotangent, output.dtype))
+        return output, tape.gradient(output, values, ops.cast(cotangent, output.dtype), unconnected_gradients="zero")
 
     @staticmethod
     def device(variable: keras.Variable) -> str:
@@ -291,7 +291,7 @@ class Torch:
             return output, []
         values = [x, *(variable.value for variable in self.parameters)]
         cotangent = ops.convert_to_tensor(cotangent).to(device, output.dtype)
-        return output, list(torch.autograd.grad(output, values, cotangent))
+        return output, list(torch.autograd.grad(output, values, cotangent, materialize_grads=True))
 
     @staticmethod
     def device(variable: keras.Variable) -> str:

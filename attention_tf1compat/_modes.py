@@ -73,7 +73,7 @@ def function(
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = wrapped(x)
-        return y, tape.gradient(y, [x, *parameters.values()], cotangent)
+        return y, tape.gradient(y, [x, *parameters.values()], cotangent, unconnected_gradients="zero")
 
     forward = wrapped
     if jit_compile:

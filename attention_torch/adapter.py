@@ -128,6 +128,11 @@ def from_tensor(tensor: torch.Tensor) -> Any:
     return value.view(torch.uint16).numpy() if value.dtype == torch.bfloat16 else value.numpy()
 
 
+def gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """The gradient of a leaf: zeros where the output does not hang on it."""
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
 def stepper(
     model: nn.Module,
     variables: Mapping[str, torch.Tensor],
@@ -172,8 +177,8 @@ def stepper(
             optimizer = torch.optim.SGD(parameters.values(), learning_rate)
             optimizer.zero_grad()
             output.backward(tensor(cotangent))
-            gradients = {"input": array(source.grad)}
-            gradients |= {name: from_tensor(variable.grad).copy() for name, variable in parameters.items()}
+            gradients = {"input": array(gradient(source))}
+            gradients |= {name: from_tensor(gradient(variable)).copy() for name, variable in parameters.items()}
             if update:
                 optimizer.step()
         if own is not variables:  # they are read from the model that was asked for

@@ -139,6 +139,8 @@ def test_bad_options_are_refused_with_a_sentence(make, sentence):
         ((2, 12, 5), "channels_first", "expected 4 axes (N, C, h, w) for spatial_dims=2, data_format='channels_first'"),
         ((2, 5, 7, 11), "channels_last", "11 channels on axis 3; expected 12 channels; 4 axes (N, h, w, C)"),
         ((2, None, 5, 7), "channels_first", "None channels on axis 1; expected 12 channels"),
+        ((2, 12, 5, 0), "channels_first", "an empty map; expected at least one position along each of h, w"),
+        ((0, 0, 7, 12), "channels_last", "an empty map; expected at least one position along each of h, w"),
     ],
 )
 def test_bad_inputs_are_refused_with_a_sentence(shape, data_format, sentence):

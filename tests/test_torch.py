@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import attention_torch  # noqa: E402
 import parity  # noqa: E402
-from attention_torch import CBAM, ECA, CoordinateAttention, SqueezeExcitation  # noqa: E402
+from attention_torch import CBAM, ECA, CoordinateAttention, SqueezeExcitation, adapter  # noqa: E402
 from attention_torch._norm import SynchronizedBatchNormalization  # noqa: E402
 from parity import cases  # noqa: E402
 from parity.spec import SPECS, BatchNorm, InputError, SpecError  # noqa: E402
@@ -137,3 +137,16 @@ def test_weights_that_are_computed_are_not_written_in_vain():
         parity.load_into(module, parity.blocks_of(CBAM(12)))
     with pytest.raises(InputError, match="is on the meta device"):
         parity.load_into(CBAM(12, device="meta"), parity.blocks_of(CBAM(12)))
+
+
+def test_a_parameter_that_the_output_does_not_hang_on_has_a_gradient_of_zero(monkeypatch):
+    """A detached branch is a mistake that the harness must be able to report, not one that it stumbles over."""
+    spec = SqueezeExcitation(6, reduction=2).spec
+    model = adapter.build(spec, shape=(2, 6, 3, 4), data_format="channels_first", dtype="float64", device="cpu")
+    monkeypatch.setattr(model, "forward", lambda x: x * 2.0)
+    (live,) = adapter.find_blocks(model, {}).values()
+    step = adapter.stepper(model, live.variables, training=False, data_format="channels_first", learning_rate=0.0)
+    x = torch.ones((2, 6, 3, 4), dtype=torch.float64).numpy()
+    _, gradients = step(x, x, False)
+    assert (gradients["input"] == 2).all()
+    assert all(not gradients[name].any() for name in live.variables)

@@ -149,10 +149,11 @@ def _tables(report: run.Report) -> list[Table | str]:
     for backend in report.judged:
         ratio.add_row(backend, *(_ratio(report.of(block, backend)) for block in SPECS))
         epsilons.add_row(backend, *(_epsilons(report.of(block, backend)) for block in SPECS))
-    for backend, reason in report.absent.items():
-        ratio.add_row(backend, f"[yellow]absent[/]: {escape(reason)}")
+    absent = [f"[yellow]absent[/]: {escape(f'{backend}: {reason}')}" for backend, reason in report.absent.items()]
+    if not report.judged:
+        return [*absent]
     by_mode, notes = modes_table.table(report)
-    return [ratio, epsilons, _by_dtype(report), by_mode, *notes.lines]
+    return [ratio, *absent, epsilons, _by_dtype(report), by_mode, *notes.lines]
 
 
 def _by_dtype(report: run.Report) -> Table:

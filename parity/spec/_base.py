@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from parity.errors import InputError, SpecError
 from parity.spec import _check
 from parity.spec._gate import Gate
-from parity.spec._layout import AXIS_NAMES, channel_axis
+from parity.spec._layout import AXIS_NAMES, channel_axis, spatial_axes
 from parity.spec._norm import BatchNorm
 
 STATISTICS = ("mean", "variance")
@@ -131,6 +131,12 @@ class Spec(_Record):
         if channels is None or (self.channels is not None and self.channels != channels):
             wanted = "a known number of" if self.channels is None else self.channels
             raise InputError(f"{received}, {channels} channels on axis {axis}", f"{wanted} channels; {layout}")
+        # The mean and the maximum of nothing are no numbers. Symbolic sizes are never taken for empty.
+        if any(isinstance(shape[i], int) and shape[i] == 0 for i in spatial_axes(self.spatial_dims, data_format)):
+            raise InputError(
+                f"{received}, an empty map",
+                f"at least one position along each of {', '.join(AXIS_NAMES[self.spatial_dims])}",
+            )
         return channels
 
 
