@@ -18,8 +18,9 @@ setup: .venv/ready ## build .venv once, with every backend
 parity: .venv/ready ## judge every installed backend by the oracle, on the CPU
 	$(BIN)/parity run --jobs $(JOBS)
 
-parity-gpu: .venv/ready ## the same on the GPU, for every framework that sees one
+parity-gpu: .venv/ready ## the same on the GPU, for every framework that sees one: TF32 off, then on
 	$(BIN)/parity run --jobs $(JOBS) --device gpu
+	$(BIN)/parity run --jobs $(JOBS) --device gpu-tf32
 
 selftest: .venv/ready ## make every classic mistake and see that the matrix catches it
 	$(BIN)/parity selftest
