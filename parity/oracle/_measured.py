@@ -55,8 +55,9 @@ class Measured:
 
     def sum(self, axes: Sequence[int], keepdims: bool = False) -> Measured:
         """The sum over `axes`."""
-        total, terms = (array.sum(tuple(axes), keepdims=keepdims) for array in (self.value, self.magnitude))
-        return Measured(total, terms, self.margin)
+        return Measured(
+            total(self.value, axes, keepdims), self.magnitude.sum(tuple(axes), keepdims=keepdims), self.margin
+        )
 
     def mean(self, axes: Sequence[int], keepdims: bool = False) -> Measured:
         """The mean over `axes`; over no axes, the array itself."""
@@ -124,6 +125,20 @@ def given(value: object) -> Measured:
 def contract(subscripts: str, a: Measured, b: Measured) -> Measured:
     """`numpy.einsum` of two operands."""
     return a.contract(subscripts, b)
+
+
+def total(array: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
+    """The sum over `axes`, in pairs: NumPy adds up in pairs only along the axis that is contiguous in memory, and one
+    after the other it would lose more digits than a framework may.
+    """
+    axes = tuple(axis % array.ndim for axis in axes)
+    if not axes:
+        return array
+    kept = tuple(axis for axis in range(array.ndim) if axis not in axes)
+    shape = tuple(array.shape[axis] for axis in kept)
+    rows = array.transpose(kept + axes).reshape(*shape, math.prod(array.shape[axis] for axis in axes))
+    result = np.ascontiguousarray(rows).sum(-1)
+    return np.expand_dims(result, axes) if keepdims else result
 
 
 def join(parts: Sequence[Measured], axis: int) -> Measured:
