@@ -30,12 +30,13 @@ from parity.files._map import mapped, tensor
 # A damaged file is given up after these seconds and these for each gigabyte; a library takes seconds to import.
 SECONDS, SECONDS_A_GIGABYTE = 120.0, 60.0
 # Of a processor, which others do not slow down, it takes fewer: HDF5 walks in circles where a heap's sizes are damaged.
-PROCESSOR_SECONDS = {"hdf5": 15.0, "keras_archive": 15.0, "tensorflow": 60.0}
+PROCESSOR_SECONDS = {"hdf5": 15.0, "keras_archive": 15.0, "tensorflow": 60.0, "onnx._run": 60.0}
 
-# The address space that each library was measured to need on a small file (0.11 and 1.8 GiB), with room to grow; beside
-# that, the process may hold its file twice.
+# The address space that each library was measured to need on a small file (0.11, 1.8 and 0.2 GiB), with room to grow;
+# beside that, the process may hold its file twice, and ONNX Runtime what a block's nodes make of a map on their way.
 GIB = 1 << 30
-MEMORY = {"hdf5": 1 * GIB, "keras_archive": 1 * GIB, "tensorflow": 8 * GIB}
+MEMORY = {"hdf5": 1 * GIB, "keras_archive": 1 * GIB, "tensorflow": 8 * GIB, "onnx._run": 2 * GIB}
+COPIES_HELD = {"onnx._run": 8}
 
 # Where a tensor's bytes are: in the file that was asked for, or in one beside the answer.
 ORIGINAL, COPIES = "original", "copies"
@@ -89,7 +90,10 @@ def read(reader: str, path: str) -> Contents:
     seconds = SECONDS + more
     with tempfile.TemporaryDirectory(prefix="parity-", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-P", "-m", "parity.files._child", reader, path, folder]
-        limits = [str(int(MEMORY[reader] + 2 * size)), str(math.ceil(PROCESSOR_SECONDS[reader] + more))]
+        limits = [
+            str(int(MEMORY[reader] + COPIES_HELD.get(reader, 2) * size)),
+            str(math.ceil(PROCESSOR_SECONDS[reader] + more)),
+        ]
         try:
             death = _run(command + limits, os.path.join(folder, "complaints"), seconds)
         except subprocess.TimeoutExpired as error:

@@ -16,7 +16,8 @@ rounds to the number in the file, and 1/6 where that does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def read(path: str) -> Contents:
     def prove(chosen: list[Block]) -> list[Block]:
         from parity.probe import probe_input  # it reads files, too
 
-        return [_with_probe(walk, by_name[block.name], probe_input(block)) for block in chosen]
+        return _with_probes(walk, [(by_name[block.name], probe_input(block)) for block in chosen])
 
     return Contents("ONNX graph", dict(_rest(walk, found)), blocks, prove=prove)
 
@@ -59,6 +60,7 @@ def run_block(path: str, name: str, x: np.ndarray) -> np.ndarray:
     Raises:
         BackendMissingError: where onnx or onnxruntime is not installed.
         MissingTensorError: for a block that is not in the file.
+        FormatError: where ONNX Runtime hangs, crashes or needs too much memory over them.
         InputError: for an x that the nodes do not take.
         DialectError: for a block whose nodes need more of the graph than x.
     """
@@ -74,7 +76,7 @@ def with_probes(path: str, inputs: Mapping[str, np.ndarray]) -> list[Block]:
         raise MissingTensorError(
             f"{path} holds no block {', '.join(map(repr, missing))}", f"of {', '.join(map(repr, named)) or 'none'}"
         )
-    return [_with_probe(walk, named[name], np.asarray(x)) for name, x in inputs.items()]
+    return _with_probes(walk, [(named[name], np.asarray(x)) for name, x in inputs.items()])
 
 
 def source() -> str:
@@ -82,11 +84,14 @@ def source() -> str:
     return f"onnxruntime {_run.runtime().__version__}"
 
 
-def _with_probe(walk: Walk, found: Found, x: np.ndarray) -> Block:
-    block = found.block()
-    block.spec.check_input(x.shape, "channels_first")
-    probe = Probe(x, _run.run(walk, found, x), source())
-    return Block(block.name, block.spec, block.tensors, probe=probe)
+def _with_probes(walk: Walk, wanted: Sequence[tuple[Found, np.ndarray]]) -> list[Block]:
+    computed_by, blocks = source(), [found.block() for found, _ in wanted]
+    for block, (_, x) in zip(blocks, wanted, strict=True):
+        block.spec.check_input(x.shape, "channels_first")
+    outputs = _run.run(walk, wanted)
+    return [
+        replace(block, probe=Probe(x, y, computed_by)) for block, (_, x), y in zip(blocks, wanted, outputs, strict=True)
+    ]
 
 
 def _rest(walk: Walk, found: list[Found]) -> Iterator[tuple[str, np.ndarray]]:

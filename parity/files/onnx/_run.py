@@ -1,15 +1,26 @@
-"""A block cut out of its graph, and run by ONNX Runtime."""
+"""Blocks cut out of their graph, and run by ONNX Runtime in a process of its own."""
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from parity.errors import BackendMissingError, DialectError, InputError
+from parity.errors import BackendMissingError, DialectError, FormatError, InputError
+from parity.exchange import read_tensors, write_tensors
+from parity.files import _child
 from parity.files.onnx._blocks import Found, between, shape_of_source
 from parity.files.onnx._model import Node, library, subgraphs
 from parity.files.onnx._operators import Walk
+
+# What the cut graphs may weigh in all: these times the bytes of the file, and this much for nothing. Blocks may share
+# nodes and weights, of which each has a copy here.
+CUT, FREE_CUT_BYTES = 8, 1 << 26
 
 
 def runtime() -> Any:
@@ -24,25 +35,64 @@ def runtime() -> Any:
     return onnxruntime
 
 
-def run(walk: Walk, found: Found, x: np.ndarray) -> np.ndarray:
-    """y of the block for the map x, (N, C, *spatial), as the graph computes it: every node as it is, nothing fused."""
+def run(walk: Walk, wanted: Sequence[tuple[Found, np.ndarray]]) -> list[np.ndarray]:
+    """y of each block for its map x, (N, C, *spatial), as the graph computes it: every node as it is, nothing fused.
+
+    One child process runs them all: what nodes compute may take any memory and time, and ONNX Runtime may crash over it.
+    """
+    if not wanted:
+        return []
+    tensors: dict[str, np.ndarray] = {}
+    labels: dict[str, str] = {}
+    left = FREE_CUT_BYTES + CUT * walk.graph.size
+    for number, (found, x) in enumerate(wanted):
+        tensors[f"{number}/model"] = model = np.frombuffer(_cut(walk, found, x.dtype).SerializeToString(), np.uint8)
+        tensors[f"{number}/x"] = np.transpose(x, np.argsort(found.source_axes))
+        shape = [x.shape[axis] for axis in np.argsort(found.output_axes)]
+        labels[str(number)] = json.dumps([f"{walk.graph.path}: block {found.name!r}", shape])
+        left -= len(model)
+        if left < 0:
+            raise FormatError(
+                f"{walk.graph.path} has blocks that share too much to be run one by one", "smaller blocks"
+            )
+    with tempfile.TemporaryDirectory(prefix="parity-", ignore_cleanup_errors=True) as folder:
+        path = os.path.join(folder, "blocks")
+        write_tensors(path, tensors, labels, durable=False)
+        try:
+            outputs = _child.read("onnx._run", path).tensors
+        except FormatError as error:  # the process died
+            raise FormatError(str(error).replace(path, walk.graph.path)) from error
+    return [np.transpose(outputs[str(number)], found.output_axes) for number, (found, _) in enumerate(wanted)]
+
+
+def collect(path: str) -> _child.Found:
+    """What ONNX Runtime makes of the graphs and maps that `run` has put into a file; in the child process."""
+    tensors, labels = read_tensors(path, mapped=True)
+    stored = {}
+    for number, text in labels.items():
+        label, shape = json.loads(text)
+        model, x = tensors[f"{number}/model"], tensors[f"{number}/x"]
+        stored[number] = _child.Stored(x.dtype, tuple(shape), partial(_output, label, model, x, tuple(shape)))
+    return _child.Found("ONNX graph", stored)
+
+
+def _output(label: str, model: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     ort = runtime()
-    model = _cut(walk, found, x.dtype)
-    given = np.ascontiguousarray(np.transpose(x, np.argsort(found.source_axes)))
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # what fails is raised
     options.intra_op_num_threads = 1
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        (y,) = session.run([found.output], {found.source: given})
+        session = ort.InferenceSession(model.tobytes(), options, providers=["CPUExecutionProvider"])
+        (y,) = session.run(None, {session.get_inputs()[0].name: x.copy()})
+        if y.shape != shape:
+            raise ValueError(f"its output has the shape {y.shape}")
     except Exception as error:  # the runtime raises classes of its own that share no base
         raise InputError(
-            f"{walk.graph.path}: block {found.name!r} does not run on an input of shape {x.shape} and dtype {x.dtype}: "
-            f"{error}",
+            f"{label} does not run on an input of shape {x.shape} and dtype {x.dtype}: {error}",
             "an input that its graph takes: of the sizes, batch and dtype that it was exported with",
         ) from error
-    return np.transpose(np.asarray(y), found.output_axes)
+    return y
 
 
 def _cut(walk: Walk, found: Found, dtype: np.dtype) -> Any:
