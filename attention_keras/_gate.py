@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import activations, ops
 
 from parity.spec import ACTIVATIONS, Gate
@@ -18,8 +19,14 @@ def apply_gate(u: Any, gate: Gate) -> Any:
     if gate.kind == "sigmoid":
         return ops.sigmoid(u)
     if gate.kind == "hard_sigmoid":
-        return ops.clip(gate.slope * u + gate.offset, 0, 1)
+        return ops.clip(number(gate.slope, u) * u + number(gate.offset, u), 0, 1)
     return u
+
+
+def number(value: float, u: Any) -> Any:
+    """`value` as PyTorch's ONNX exporter keeps all its digits in float64: plain floats it rounds to float32."""
+    is_double = keras.backend.standardize_dtype(u.dtype) == "float64"
+    return ops.convert_to_tensor(value, dtype="float64") if is_double else value
 
 
 def apply_activation(u: Any, activation: str) -> Any:

@@ -74,7 +74,7 @@ def compiled(setting: Setting) -> Prepared:
 
     check_compiler()
     torch.compiler.reset()  # what was compiled for other blocks counts against a limit, and is never used again
-    # A hard gate of the functional style is a Rescaling, and that asks TensorFlow, where it is installed, for its graph.
+    # A hard gate of the functional style is a Rescaling, which asks TensorFlow, where that is installed, for its graph.
     whole = not any(isinstance(layer, keras.layers.Rescaling) for layer in setting.model._flatten_layers())
     return setting.compute(torch.compile(setting.model, fullgraph=whole), setting.variables), setting.variables
 

@@ -14,8 +14,13 @@ def apply_gate(u: Tensor, gate: Gate) -> Tensor:
     if gate.kind == "sigmoid":
         return torch.sigmoid(u)
     if gate.kind == "hard_sigmoid":
-        return (gate.slope * u + gate.offset).clamp(0, 1)
+        return (number(gate.slope, u) * u + number(gate.offset, u)).clamp(0, 1)
     return u
+
+
+def number(value: float, u: Tensor) -> Tensor | float:
+    """`value` as the ONNX exporter keeps all its digits in float64: plain floats it rounds to float32."""
+    return torch.tensor(value, dtype=u.dtype) if u.dtype == torch.float64 else value
 
 
 def apply_activation(u: Tensor, activation: str) -> Tensor:

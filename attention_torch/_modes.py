@@ -77,7 +77,7 @@ def run_onnx(model: bytes) -> Callable[[Tensor], Tensor]:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
-    return lambda x: torch.from_numpy(session.run(None, {source.name: x.detach().contiguous().numpy()})[0])
+    return lambda x: torch.from_numpy(session.run(None, {source.name: x.detach().cpu().contiguous().numpy()})[0])
 
 
 def require(*modules: str) -> None:

@@ -71,14 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.list:
         print("\n".join(names()))
         return CLEAN
-    if given.reader not in names() and "." not in (given.reader or ""):
-        parser.error(f"received {given.reader!r}; expected one of {', '.join(names())}")
-    if given.count < 1 or (given.replay and not given.replay.is_file()):
-        parser.error("expected a positive --count, and a file for --replay")
+    if not given.reader:
+        parser.error(f"received no reader; expected one of {', '.join(names())}")
+    try:
+        target = find(given.reader)
+    except (ImportError, AttributeError) as error:
+        parser.error(f"received {given.reader!r}; expected one of {', '.join(names())} ({error})")
+    if given.count < 1 or not given.seconds > 0 or (given.replay and not given.replay.is_file()):
+        parser.error("expected a positive --count, a positive --seconds, and a file for --replay")
     try:
         check_writable(given.json)
         with _folder() as folder:
-            run = Run(find(given.reader), folder, given)
+            run = Run(target, folder, given)
             return run.replay(given.replay) if given.replay else run.search(console)
     except (ParityError, WorkerError) as error:
         console.print(f"fuzz: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -88,7 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("fuzz", description="Mutated files for one reader of foreign files.")
+    parser = argparse.ArgumentParser(
+        "fuzz",
+        description="Mutated files for one reader of foreign files.",
+        epilog="Exit status: 0 without findings, 1 with some, 2 for misuse.",
+    )
     parser.add_argument("reader", nargs="?", metavar="READER", help="which (--list names them)")
     parser.add_argument("--list", action="store_true", help="name the readers")
     parser.add_argument("--count", type=int, default=COUNT, metavar="N", help=f"how many files (default: {COUNT})")

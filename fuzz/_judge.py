@@ -61,15 +61,18 @@ class Judge:
         self.watching = False
         self.events: list[str] = []
         sys.addaudithook(self._audit)
-        tracemalloc.start()
 
     def warm(self, seeds: Iterable[bytes]) -> None:
-        """Read `seeds`, so that what they import is imported; the reader may refuse some, and raise nothing else."""
+        """Read `seeds`, so that what they import is imported; the reader may refuse some, and raise nothing else.
+
+        From then on memory is counted.
+        """
         from parity.errors import ParityError
 
         for seed in seeds:
             with contextlib.suppress(ParityError):
                 self.target.read(self.target.lay(seed, str(self.inside)))
+        tracemalloc.start()  # not before: libraries take several times as long to import when it counts
 
     def judge(self, data: bytes) -> Outcome:
         """What comes of the file `data`."""

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.backends import BACKENDS, DEVICE_ENVIRONMENT, ENVIRONMENT
+from parity.compare import for_json
 from parity.errors import FormatError
 from parity.exchange import strict_json
 from parity.run import Report
@@ -48,7 +49,7 @@ LIMIT_BYTES = 1 << 30
 
 def check_target(folder: Path) -> None:
     """Raise `FormatError` unless a bundle can be written to `folder`: a new one, or an empty one."""
-    parent = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    parent = next(path for path in (folder, *folder.resolve().parents) if os.path.lexists(path))
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise FormatError(f"received --out {folder}", "a folder that can be made")
     if folder.is_dir() and any(folder.iterdir()):
@@ -228,8 +229,10 @@ def _object(path: str) -> dict[str, Any]:
         value = strict_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path} cannot be read ({error})", expected) from error
-    if not isinstance(value, dict) or value.get("version") != VERSION or isinstance(value["version"], bool):
-        raise FormatError(f"{path} is no part of a bundle of version {VERSION}", expected)
+    if not isinstance(value, dict) or "version" not in value:
+        raise FormatError(f"{path} is no part of a bundle", expected)
+    if value["version"] != VERSION or isinstance(value["version"], bool):
+        raise FormatError(f"{path} is of version {_short(value['version'])}", f"version {VERSION}")
     return value
 
 
@@ -358,8 +361,7 @@ def worst(results: Sequence[Result]) -> dict[str, Any] | None:
         return None
     ratio = max(result.ratio for result in results)
     failed = sum(not result.agreed for result in results)
-    told = ratio if math.isfinite(ratio) else str(ratio)
-    return {"results": len(results), "failed": failed, "error_over_allowed": told}
+    return {"results": len(results), "failed": failed, "error_over_allowed": for_json(ratio)}
 
 
 def _told(bundle: Bundle) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Worker:
 
     Args:
         backend: its id.
-        device: "cpu" or "gpu".
+        device: one of `parity.backends.DEVICES`.
         limits: how long one answer may take, and how much memory.
 
     Raises:
@@ -233,7 +233,7 @@ def evaluate(
         dtype: "float64", "float32", "bfloat16" or "float16"; or "mixed_bfloat16" or "mixed_float16", which compute in
             half precision with weights in float32 (`torch.autocast`, Keras' policies).
         data_format: "channels_first" or "channels_last", of x, cotangent and results.
-        device: "cpu" or "gpu".
+        device: "cpu", "gpu", or "gpu-tf32": a GPU that may round the factors of float32 products to TF32.
         mode: how it runs, as `parity modes` lists them.
         steps: with a cotangent, this many steps of gradient descent on the same batch.
         learning_rate: of the steps.
@@ -259,6 +259,8 @@ def evaluate(
         raise InputError(f"received training={training!r}", "True or False")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InputError(f"received steps={steps!r}", "an integer of at least 0")
+    if device not in DEVICES:
+        raise DeviceMissingError(f"received device {device!r}", f"one of {', '.join(DEVICES)}")
     if dtype not in PRECISIONS:
         raise InputError(f"received dtype {dtype!r}", f"one of {', '.join(PRECISIONS)}")
     _check_mode(mode, backend, block.spec.block, dtype, training, cotangent is not None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,15 @@ class Comparison:
     failure: str = ""
     by_norm: bool = False
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for a script."""
+        return {name: for_json(value) for name, value in asdict(self).items()}
+
+
+def for_json(value: Any) -> Any:
+    """`value`; a number that JSON has not, as a text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
 
 def compare(
     expected: Mapping[str, Measured], got: Mapping[str, NDArray], *, dtype: str, device: str, by_norm: bool = False
@@ -44,7 +54,7 @@ def compare(
         expected: what the oracle says, by name.
         got: what a backend says.
         dtype: one of `parity.tolerances.PRECISIONS`.
-        device: "cpu" or "gpu".
+        device: one of `parity.backends.DEVICES`.
         by_norm: whether gradients, and the steps that follow them, are judged by ``||got - expected|| / ||expected||``:
             where rounding may turn a maximum or the sign before a ReLU, single elements tell nothing.
     """
@@ -67,11 +77,7 @@ def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, dev
     size = _largest(expected.value)
     scale = max(size, _largest(expected.magnitude))
     allowed = tolerance(name, dtype, device) * scale + precision.floor
-    with np.errstate(invalid="ignore"):
-        error = np.abs(got - expected.value)
-    # NaN on one side, or infinities that differ, are as wrong as can be; the same on both sides is agreement.
-    same = (got == expected.value) | (np.isnan(got) & np.isnan(expected.value))
-    error = np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf))
+    error = _errors(expected.value, got)
     worst = float(error.max(initial=0))
     return Comparison(
         name,
@@ -83,10 +89,9 @@ def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, dev
 
 
 def _compare_norms(name: str, expected: Measured, got: NDArray, dtype: str, device: str) -> Comparison:
-    size = float(np.linalg.norm(expected.value)) or float(np.linalg.norm(expected.magnitude))
-    with np.errstate(invalid="ignore"):
-        error = float(np.linalg.norm(got - expected.value))
-    error = error if math.isfinite(error) else math.inf
+    # What is not finite is judged by the elements, not by a norm that it would swallow.
+    size = _norm(expected.value) or _norm(expected.magnitude)
+    error = float(np.linalg.norm(_errors(expected.value, got)))
     allowed = by_norm_tolerance(dtype, device) * size + PRECISIONS[dtype].floor * math.sqrt(got.size)
     return Comparison(
         name,
@@ -96,6 +101,21 @@ def _compare_norms(name: str, expected: Measured, got: NDArray, dtype: str, devi
         failure=f"{name}: off by {error:.3g} in the L2 norm, allowed {allowed:.3g}" if error > allowed else "",
         by_norm=True,
     )
+
+
+def _errors(expected: NDArray, got: NDArray) -> NDArray:
+    """How far off each element is: NaN on one side, or infinities that differ, are as wrong as can be; the same on both
+    sides is agreement.
+    """
+    with np.errstate(invalid="ignore"):
+        error = np.abs(got - expected)
+    same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+    return np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf))
+
+
+def _norm(array: NDArray) -> float:
+    """Of the finite elements."""
+    return float(np.linalg.norm(np.where(np.isfinite(array), array, 0.0)))
 
 
 def _share(error: float, unit: float) -> float:

@@ -35,7 +35,7 @@ LARGE, LARGE_FOR_PAIRS = 2**16, 2**14
 SMALL = 2**12  # up to which more samples cost nothing
 
 PAIRS = 8192  # that are tried at most, those of the nearest mistakes first
-SECONDS = 20.0  # that one diagnosis may spend on them
+SECONDS = 20.0  # that one diagnosis may spend on single mistakes, on pairs, and on what fits
 CANDIDATES = 16  # that fit the first quantity and are then held against the others
 NAMED = 4  # at most
 
@@ -94,15 +94,22 @@ class Observation:
         return compare(kept, got, dtype=self.dtype, device=self.device, by_norm=self.by_norm)
 
     def under(self, variation: Variation, whole: bool, loaded: bool = False) -> dict[str, Measured]:
-        """What the oracle makes of it under a mistake: the whole, or what a forward pass gives."""
+        """What the oracle makes of it under a mistake, the whole or what a forward pass gives; nothing where it cannot.
+
+        Each result has the magnitude of the right one: that of a mistake that cancels badly would allow any error.
+        """
         options: dict[str, Any] = {"training": self.training, "data_format": self.data_format}
         if whole and self.cotangent is not None:
             options |= {"cotangent": self.cotangent, "steps": self.steps, "learning_rate": self.learning_rate}
-        results = variation.evaluate(self.block, self.x, loaded=loaded, **options)
-        if "cotangent" not in options:
-            return results
-        magnitudes = {name: value.magnitude for name, value in self.right.items()}
-        return {name: _with_magnitude(value, magnitudes.get(name)) for name, value in results.items()}
+        try:
+            results = variation.evaluate(self.block, self.x, loaded=loaded, **options)
+        except Exception:  # two mistakes that exclude each other end in an error of their own
+            return {}
+        return {
+            name: Measured(results[name].value, right.magnitude)
+            for name, right in self.right.items()
+            if name in results
+        }
 
     def of_one_sample(self) -> Observation:
         """The same of the first sample alone, where samples do not meet and are large."""
@@ -110,11 +117,6 @@ class Observation:
             return self
         expected = {"output": self.right["output"][:1]}
         return replace(self, x=self.x[:1], got={"output": self.got["output"][:1]}, expected=expected, cotangent=None)
-
-
-def _with_magnitude(value: Measured, magnitude: NDArray | None) -> Measured:
-    """A result of a tape with the magnitude of the right one."""
-    return Measured(value.value, np.abs(value.value) if magnitude is None else magnitude)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class Diagnosis:
             missed = self.fits[0].missed
             what = "it" if not missed else f"the rest, but not {_listed(missed)}"
             pairs = f" No pair of them with another of {self.tried} classic mistakes does more." if missed else ""
-            return f"{lead} What reproduces {what}: {names}{more}.{pairs}"
+            return f"{lead} What reproduces {what}: {names}{more}.{rest or pairs}"
         if not self.tried:
             return f"{lead}{rest}"
         pairs = f", alone or in {self.pairs} pairs," if self.pairs else ""
@@ -221,10 +223,14 @@ def diagnose(seen: Observation, patience: Patience | None = None) -> Diagnosis:
     if seen.x.size > LARGE:
         return Diagnosis(before, left=f"an input of {seen.x.size} elements is too large to try mistakes on")
     screen = _Screen(seen)
-    every = variations(Setting(seen.block, seen.x, seen.training, seen.data_format))
-    tried = sorted(((screen.error(variation), variation) for variation in every), key=lambda pair: pair[0])
+    every = list(variations(Setting(seen.block, seen.x, seen.training, seen.data_format)))
+    in_time = _until(time.monotonic() + SECONDS, every)
+    tried = sorted(((screen.error(variation), variation) for variation in in_time), key=lambda pair: pair[0])
     fitting = _confirmed(seen, [variation for error, variation in tried if error <= 1])
-    diagnosis = Diagnosis(before, [fit for fit, _ in fitting], tried=len(tried))
+    left = "" if len(tried) == len(every) else f"{len(every) - len(tried)} mistakes were not tried: they take too long"
+    diagnosis = Diagnosis(before, [fit for fit, _ in fitting], tried=len(tried), left=left)
+    if left and not fitting:
+        return diagnosis
     if fitting and fitting[0][0].missed:
         pairs = [first & other for _, first in fitting[:NAMED] for _, other in tried if other is not first]
         return _paired(seen, diagnosis, pairs, patience or Patience(), whole=True)
@@ -252,11 +258,8 @@ class _Screen:
 
     def results(self, variation: Variation) -> dict[str, Measured]:
         """What the variation gives of what is looked at; nothing where it cannot be made."""
-        try:
-            results = self.seen.under(variation, whole=not self.is_forward)
-        except Exception:  # two mistakes that exclude each other end in an error of their own
-            return {}
-        return {"output": results["output"]} if self.is_forward else results
+        results = self.seen.under(variation, whole=not self.is_forward)
+        return {name: value for name, value in results.items() if name in self._looked_at}
 
     def error(self, variation: Variation) -> float:
         """How far what came out is from that."""
@@ -283,6 +286,11 @@ class _Screen:
         return not any(result.failure for result in self.seen.against(kept))
 
 
+def _until(end: float, every: Iterable[Variation]) -> Iterator[Variation]:
+    """Those of `every` that are taken before the clock is at `end`."""
+    return itertools.takewhile(lambda _: time.monotonic() < end, every)
+
+
 def _print(results: Mapping[str, Measured]) -> bytes:
     """Equal for results that differ by rounding alone; empty where they are no numbers."""
     parts = [value.value / (np.abs(value.value).max(initial=0) or 1.0) for value in results.values()]
@@ -294,7 +302,7 @@ def _print(results: Mapping[str, Measured]) -> bytes:
 def _confirmed(seen: Observation, candidates: Sequence[Variation]) -> list[tuple[Fit, Variation]]:
     """The candidates that reproduce all results, else those that reproduce most."""
     fits: dict[str, tuple[Fit, Variation]] = {}
-    for variation in candidates[:CANDIDATES]:
+    for variation in _until(time.monotonic() + SECONDS, candidates[:CANDIDATES]):
         # Wrong weights that were loaded have gradients of their own; right ones that are used wrongly have others.
         ways = [_fit_of(seen, variation, loaded) for loaded in (False, True)]
         best = min(ways, key=lambda fit: (len(fit.missed), fit.after))
@@ -305,9 +313,9 @@ def _confirmed(seen: Observation, candidates: Sequence[Variation]) -> list[tuple
 
 def _fit_of(seen: Observation, variation: Variation, loaded: bool) -> Fit:
     results = seen.against(seen.under(variation, whole=True, loaded=loaded))
-    missed = tuple(result.name for result in results if result.failure)
-    after = max((result.ratio for result in results if not result.failure), default=0.0)
-    return Fit(variation.words, variation.mistake, after, missed)
+    after = {result.name: result.ratio for result in results if not result.failure}
+    missed = tuple(name for name in seen.right if name not in after)
+    return Fit(variation.words, variation.mistake, max(after.values(), default=math.inf), missed)
 
 
 def _paired(
@@ -315,11 +323,10 @@ def _paired(
 ) -> Diagnosis:
     """The diagnosis with the pairs that reproduce what no single mistake does."""
     begin = time.monotonic()
-    end = begin + min(SECONDS, patience.left)
     screen = _Screen(seen if whole else seen.of_one_sample(), not whole)
     count, nearest, found = 0, diagnosis.nearest, list[Variation]()
-    for pair in pairs[:PAIRS]:
-        if time.monotonic() > end or len(found) == NAMED:
+    for pair in _until(begin + min(SECONDS, patience.left), pairs[:PAIRS]):
+        if len(found) == NAMED:
             break
         count += 1
         error = screen.error(pair)
@@ -348,12 +355,16 @@ class Diagnoses:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, backend: str, seen: Observation) -> Diagnosis | None:
-        """A diagnosis, unless all is well, another case failed alike, or enough have been made."""
+        """A diagnosis, if anything is off: one that tries nothing where another case failed alike, or enough did."""
+        if not seen.off:
+            return None
         cell = (backend, seen.block.spec.block)
         key = (*cell, *(result.name for result in seen.off))
         with self._lock:
             enough = sum(other[:2] == cell for other in self._known) >= self.most
-            if not seen.off or key in self._known or enough or seen.x.size > LARGE:
-                return None
-            self._known.add(key)
+            if (enough or key in self._known) and seen.x.size <= LARGE:
+                before = max(result.ratio for result in seen.off)
+                return Diagnosis(before, left="mistakes were tried on other cases of this block on this backend")
+            if seen.x.size <= LARGE:
+                self._known.add(key)
         return diagnose(seen, self.patience)

@@ -53,7 +53,7 @@ MODES: dict[str, Mode] = {
     mode.id: mode
     for mode in (
         Mode(PLAIN, "as the framework runs it by itself: eagerly, on JAX under jax.jit, in TF1 in a session", ("*",)),
-        Mode("compile", "torch.compile, by Inductor, as one graph without breaks", (TORCH, KERAS_TORCH), "PyTorch"),
+        Mode("compile", "torch.compile, by Inductor", (TORCH, KERAS_TORCH), "PyTorch"),
         Mode(
             "export",
             "torch.export, saved and loaded; its gradients and its training, too",
@@ -103,7 +103,6 @@ class Limit:
         reason: why not, for people.
         symptom: a fragment of what an attempt ends with: an error, or results that do not agree.
         blocks, dtypes: of which blocks and dtypes alone; none for all.
-        training: whether inference works.
     """
 
     mode: str
@@ -112,22 +111,19 @@ class Limit:
     symptom: str
     blocks: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
-    training: bool = False
 
-    def covers(self, backend: str, mode: str, block: str | None, dtype: str | None, training: bool | None) -> bool:
+    def covers(self, backend: str, mode: str, block: str | None, dtype: str | None) -> bool:
         """Whether this cell is one of those; what is None stands for all of its kind."""
         return (
             (fnmatchcase(mode, self.mode) and fnmatchcase(backend, self.backends))
             and (not self.blocks or block in self.blocks)
             and (not self.dtypes or dtype in self.dtypes)
-            and (training is True or not self.training)
         )
 
     @property
     def scope(self) -> str:
         """What of the mode it is about: "float64 cbam, eca", or nothing for all."""
-        parts = (", ".join(self.dtypes), ", ".join(self.blocks), "training" if self.training else "")
-        return " ".join(filter(None, parts))
+        return " ".join(filter(None, (", ".join(self.dtypes), ", ".join(self.blocks))))
 
 
 LIMITS: tuple[Limit, ...] = (
@@ -174,14 +170,6 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         "onnx",
-        "keras-layers@torch",
-        "PyTorch's exporter rounds Python's numbers (the sixth of a hard swish) to float32",
-        "elements differ",
-        blocks=("ca",),
-        dtypes=("float64",),
-    ),
-    Limit(
-        "onnx",
         KERAS_TENSORFLOW,
         "Keras on TensorFlow exports ONNX by tf2onnx, which this project does not require",
         "This requires the tf2onnx module",
@@ -213,16 +201,16 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "tflite",
         KERAS_TENSORFLOW,
-        "LiteRT computes nothing in float64",
+        "LiteRT computes in float32 alone",
         "Select TensorFlow op(s), included in the given model, is(are) not supported",
-        dtypes=("float64",),
+        dtypes=("float64", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16"),
     ),
     Limit(
         "tflite",
         TF1,
-        "LiteRT computes nothing in float64",
+        "LiteRT computes in float32 alone",
         "op is neither a custom op nor a flex op",
-        dtypes=("float64",),
+        dtypes=("float64", "bfloat16", "float16"),
     ),
 )
 
@@ -246,7 +234,7 @@ def impossible(
         return f"a mode of {known.of} alone"
     if training and known.inference_only:
         return known.inference_only
-    return next((limit.reason for limit in LIMITS if limit.covers(backend, mode, block, dtype, training)), "")
+    return next((limit.reason for limit in LIMITS if limit.covers(backend, mode, block, dtype)), "")
 
 
 def table(backends: Any) -> list[dict[str, Any]]:

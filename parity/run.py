@@ -11,7 +11,7 @@ from typing import Any
 
 from parity import client, modes
 from parity.cases import AnyCase, Problem
-from parity.compare import Comparison, compare
+from parity.compare import Comparison, compare, for_json
 from parity.diagnosis import Diagnoses, Diagnosis, Observation
 from parity.errors import BackendCrashedError, BackendDiedError, ModeMissingError, ParityError
 from parity.faults import NORMAL, Limits
@@ -129,9 +129,9 @@ class Report:
                     "block": block,
                     "backend": backend,
                     "cases": len(outcomes),
-                    "error_over_allowed": _finite(max(o.ratio for o in outcomes)),
+                    "error_over_allowed": for_json(max(o.ratio for o in outcomes)),
                     "epsilons": {
-                        dtype: _finite(max(o.epsilons for o in outcomes if o.dtype == dtype))
+                        dtype: for_json(max(o.epsilons for o in outcomes if o.dtype == dtype))
                         for dtype in sorted({o.dtype for o in outcomes})
                     },
                 }
@@ -143,7 +143,7 @@ class Report:
                     "mode": mode,
                     "backend": backend,
                     "cases": len(outcomes),
-                    "error_over_allowed": _finite(max(o.ratio for o in outcomes)),
+                    "error_over_allowed": for_json(max(o.ratio for o in outcomes)),
                 }
                 for mode, backend in itertools.product(self.modes, self.judged)
                 if (outcomes := self.in_mode(mode, backend))
@@ -157,17 +157,12 @@ class Report:
                     "backend": o.backend,
                     "agreed": o.agreed,
                     "error": o.error,
-                    "comparisons": [{k: _finite(v) for k, v in asdict(c).items()} for c in o.comparisons],
+                    "comparisons": [comparison.to_json() for comparison in o.comparisons],
                     "diagnosis": o.diagnosis.to_json() if o.diagnosis else None,
                 }
                 for o in self.outcomes
             ],
         }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def judge(
@@ -189,7 +184,7 @@ def judge(
     Args:
         cases: of the matrix, or recordings.
         backends: their ids.
-        device: "cpu" or "gpu".
+        device: one of `parity.backends.DEVICES`.
         jobs: how many cases are under way at once; a backend runs one at a time.
         limits: what each worker may take.
         progress: called with a word on what begins, and with each outcome.

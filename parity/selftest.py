@@ -1,9 +1,10 @@
 """The harness judged: every classic mistake in every block, and whether the matrix catches it.
 
 A mistake is made on the oracle; what it gives, rounded to the case's dtype, goes through the same comparison as a
-backend's result. One that passes is a hole in the matrix. Those that change nothing by theory stand in a list
-(`parity.mistakes.EQUIVALENT`), which is checked as well: a line whose mistake is caught, or that nothing fits, is
-stale.
+backend's result. One that passes is a hole in the matrix. Only numbers that are off count, no NaN and no wrong shape:
+those anything would catch. Without a mistake, every case must agree: else it would catch anything, too. Mistakes that
+change nothing by theory stand in a list (`parity.mistakes.EQUIVALENT`), which is checked as well: a line whose mistake
+is caught, or that nothing fits, is stale.
 
 >>> verdict = run(blocks=["eca"], mistakes=["kernel-flipped"])
 >>> verdict.passed, [(trial.words, trial.training) for trial in verdict.trials]
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from parity import client
 from parity.cases import SHAPES, Case, Problem, standard
-from parity.compare import compare
+from parity.compare import Comparison, compare
 from parity.mistakes import BY_NAME, EQUIVALENT, Equivalent, Setting, Variation, find, reason, variations
 from parity.modes import PLAIN
 from parity.spec import SPECS
@@ -32,6 +33,8 @@ from parity.tolerances import PRECISIONS
 PRECISE = ("float64", "float32")
 
 LAST = "large"  # the shape that is tried for what survives all others
+
+NO_MISTAKE = Variation("no mistake")
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class Trial:
         words: the variation.
         training: whether statistics are used and updated.
         case: the first that caught it; empty where none did.
-        quantity: that is furthest off there.
+        quantity: that is furthest off there; of what nothing caught, in any case.
         ratio: its error as a share of the allowed one.
+        epsilons: its error in units of the dtype's epsilon.
         tried: how many cases there were until then.
         on_backend: likewise `ratio` of a backend that was given the mistake; None where none was.
         equivalent: the reason why nothing can catch it, where that is so in every case that it fits.
@@ -58,6 +62,7 @@ class Trial:
     case: str = ""
     quantity: str = ""
     ratio: float = 0.0
+    epsilons: float = 0.0
     tried: int = 0
     on_backend: float | None = None
     equivalent: str = ""
@@ -65,7 +70,7 @@ class Trial:
     @property
     def survived(self) -> bool:
         """Whether it passed where it should not."""
-        return not self.equivalent and not (self.case and (self.on_backend is None or self.on_backend > 1))
+        return not self.equivalent and not (self.case and (self.on_backend is None or _caught(self.on_backend)))
 
     def explain(self) -> str:
         """What passed, in a sentence."""
@@ -73,7 +78,10 @@ class Trial:
         where = f"{self.block} in {mode}: {self.words} ({self.mistake})"
         if self.case:
             return f"{where} is caught in {self.case}, but not where a backend makes it ({self.on_backend:.2g})"
-        return f"{where} survives all {self.tried} cases that it fits"
+        return (
+            f"{where} survives all {self.tried} cases that it fits; the furthest off is {self.quantity}, by "
+            f"{self.ratio:.2g} of the allowed error, {self.epsilons:.2g} epsilons"
+        )
 
 
 @dataclass
@@ -82,12 +90,17 @@ class Verdict:
 
     Args:
         trials: each variation of each mistake, in each block, in training and in inference.
-        stale: the lines of the list of equivalents that do not hold, and the mistakes that fit nothing.
+        stale: the lines of the list of equivalents that do not hold, the mistakes that fit nothing, and the blocks that
+            no mistake fits.
+        held: the lines of the list that were seen to hold.
+        false_alarms: the cases that are off without a mistake.
         backend: that was given the mistakes too, or "".
     """
 
     trials: list[Trial] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    held: set[Equivalent] = field(default_factory=set)
+    false_alarms: list[str] = field(default_factory=list)
     backend: str = ""
 
     @property
@@ -97,8 +110,8 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether there was something to catch, all of it was caught, and the list holds."""
-        return bool(self.trials) and not self.survivors and not self.stale
+        """Whether there was something to catch, all of it and nothing else was caught, and the list holds."""
+        return bool(self.trials) and not self.survivors and not self.stale and not self.false_alarms
 
     def of(self, mistake: str, block: str) -> list[Trial]:
         """The trials of one cell of the table."""
@@ -110,6 +123,7 @@ class Verdict:
             "passed": self.passed,
             "backend": self.backend,
             "stale": self.stale,
+            "false_alarms": self.false_alarms,
             "trials": [
                 {name: _finite(value) for name, value in asdict(trial).items()} | {"survived": trial.survived}
                 for trial in self.trials
@@ -144,17 +158,20 @@ def run(
         BackendMissingError, BackendCrashedError: as their names say.
     """
     mistakes = None if mistakes is None else [find(name).name for name in mistakes]
-    verdict, held = Verdict(backend=backend), set[Equivalent]()
+    verdict = Verdict(backend=backend)
     for block in blocks:
         for training in (False, True):
             trials: dict[tuple[str, str], Trial] = {}
             for case in cases([block], [training], dtypes):
                 progress(case.id, verdict)
                 if case.shape != LAST or any(trial.survived for trial in trials.values()):
-                    _try(case, mistakes, trials, verdict, held)
+                    _try(case, mistakes, trials, verdict)
             verdict.trials += trials.values()
+    if mistakes is None or set(mistakes) == set(BY_NAME):
+        tried = {trial.block for trial in verdict.trials}
+        verdict.stale += [f"no mistake fits {block}" for block in blocks if block not in tried]
     if set(dtypes) >= set(PRECISE):
-        verdict.stale += _unfitting(blocks, mistakes, held)
+        verdict.stale += _unfitting(blocks, mistakes, verdict.held)
     if set(dtypes) >= set(PRECISE) and set(blocks) == set(SPECS):
         tried = {trial.mistake for trial in verdict.trials}
         verdict.stale += [f"{name} fits no case of the matrix" for name in mistakes or BY_NAME if name not in tried]
@@ -177,15 +194,10 @@ def cases(blocks: Sequence[str], phases: Sequence[bool] = (False, True), dtypes:
     return sorted(fitting, key=order)
 
 
-def _try(
-    case: Case,
-    mistakes: Sequence[str] | None,
-    trials: dict[tuple[str, str], Trial],
-    verdict: Verdict,
-    held: set[Equivalent],
-) -> None:
+def _try(case: Case, mistakes: Sequence[str] | None, trials: dict[tuple[str, str], Trial], verdict: Verdict) -> None:
     """Make what has not been caught yet in this case."""
     problem = case.problem()
+    _check(case, problem, verdict)
     setting = Setting(problem.block, problem.x, case.training, case.data_format)
     for variation in variations(setting, mistakes):
         key = variation.mistake, variation.words
@@ -193,23 +205,39 @@ def _try(
         line = reason(setting, variation)
         if line is None and trial.case:
             continue
-        if line is not None and line in held and trial.equivalent:
-            continue
-        quantity, ratio = _worst(case, problem, _made(case, problem, variation))
-        caught = ratio > 1
+        worst = _worst(case, problem, _made(case, problem, variation))
         if line is not None:
-            held.add(line)
-            if caught:
+            verdict.held.add(line)
+            if worst.ratio > 1:
                 verdict.stale.append(f"{line.mistake} in {line.block} is caught by {case.id}: {variation.words}")
             if not trial.tried:
                 trials[key] = replace(trial, equivalent=line.reason)
             continue
         trial = replace(trial, equivalent="", tried=trial.tried + 1)
-        if caught:
-            trial = replace(trial, case=case.id, quantity=quantity, ratio=ratio)
+        if worst.ratio >= trial.ratio:
+            trial = replace(trial, quantity=worst.name, ratio=worst.ratio, epsilons=worst.epsilons)
+        if _caught(worst.ratio):
+            trial = replace(trial, case=case.id, quantity=worst.name, ratio=worst.ratio, epsilons=worst.epsilons)
             if verdict.backend and variation.is_portable:
-                trial = replace(trial, on_backend=_worst(case, problem, _sent(case, problem, variation, verdict))[1])
+                sent = _worst(case, problem, _sent(case, problem, variation, verdict))
+                trial = replace(trial, on_backend=sent.ratio)
         trials[key] = trial
+
+
+def _check(case: Case, problem: Problem, verdict: Verdict) -> None:
+    """Note a case that is off where no mistake is made."""
+    made = [("the oracle", _made(case, problem, NO_MISTAKE))]
+    if verdict.backend:
+        made.append((verdict.backend, _sent(case, problem, NO_MISTAKE, verdict)))
+    for who, got in made:
+        worst = _worst(case, problem, got)
+        if worst.failure:
+            verdict.false_alarms.append(f"{case.id} catches {who} without a mistake: {worst.failure}")
+
+
+def _caught(ratio: float) -> bool:
+    """Whether numbers are off by more than is allowed; infinite is what cannot be compared."""
+    return 1 < ratio < math.inf
 
 
 def _made(case: Case, problem: Problem, variation: Variation) -> Mapping[str, NDArray]:
@@ -244,13 +272,16 @@ def _sent(case: Case, problem: Problem, variation: Variation, verdict: Verdict) 
     return variation.taken_back(result, case.data_format)
 
 
-def _worst(case: Case, problem: Problem, got: Mapping[str, NDArray]) -> tuple[str, float]:
-    """The quantity that is furthest off, and by how many times the allowed error."""
+def _worst(case: Case, problem: Problem, got: Mapping[str, NDArray]) -> Comparison:
+    """The quantity that is furthest off; what is not finite is left out."""
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = {name: value.astype(PRECISIONS[case.dtype].dtype_of(name)) for name, value in got.items()}
+    for name, value in rounded.items():
+        if name in problem.expected and value.shape == problem.expected[name].value.shape:
+            lost = ~np.isfinite(value)
+            value[lost] = problem.expected[name].value[lost]
     comparisons = compare(problem.expected, rounded, dtype=case.dtype, device="cpu", by_norm=problem.by_norm)
-    worst = max(comparisons, key=lambda comparison: comparison.ratio)
-    return worst.name, worst.ratio
+    return max(comparisons, key=lambda comparison: comparison.ratio)
 
 
 def _unfitting(blocks: Sequence[str], mistakes: Sequence[str] | None, held: set[Equivalent]) -> Iterator[str]:

@@ -48,7 +48,7 @@ def attempts(limit: Limit, backend: str) -> Iterator[Attempt]:
     blocks, dtypes = limit.blocks or tuple(SPECS), limit.dtypes or ("float32",)
     ids = [mode for mode in modes.MODES if fnmatchcase(mode, limit.mode) and modes.has(backend, mode)]
     for mode, block, dtype in itertools.product(ids, blocks, dtypes):
-        case = Case(block, "default", 2, "odd", "channels_last", dtype, limit.training, mode)
+        case = Case(block, "default", 2, "odd", "channels_last", dtype, False, mode)
         yield Attempt(limit, backend, case.id, _ending(case, backend))
 
 

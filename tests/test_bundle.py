@@ -109,7 +109,7 @@ def test_what_differs_between_two_places_is_listed(copied, runs):
         (lambda value: value["outcomes"].append(7), "of the kind dict"),
         (lambda value: value.pop("problems"), "of the kind dict"),
         (lambda value: value["problems"].update(x=1), "of the kind str"),
-        (lambda value: value.update(version=2), "no part of a bundle of version 1"),
+        (lambda value: value.update(version=2), "is of version 2; expected version 1"),
         (lambda value: value.update(device=None), "of the kind str"),
     ],
 )
@@ -152,6 +152,13 @@ def test_a_folder_that_holds_something_is_refused_before_the_run(copied, monkeyp
     assert cli.main(["run", "--case", CASE, "--out", str(folder)]) == cli.MISUSED
     assert "which holds something" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_link_to_nowhere_is_refused_before_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(client, "worker", None)  # nothing may start
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert cli.main(["run", "--case", CASE, "--out", str(tmp_path / "link")]) == cli.MISUSED
+    assert "expected a folder that can be made" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_missing_bundle_is_misuse(runs, capsys):

@@ -41,7 +41,7 @@ def test_a_disagreement_is_an_exit_status_and_a_command_that_shows_it(monkeypatc
 
 
 def test_nothing_ran_is_no_agreement(monkeypatch, capsys):
-    def nobody(name, device="cpu"):
+    def nobody(name, device, limits):
         raise DeviceMissingError(f"backend {name!r} sees no {device}")
 
     monkeypatch.setattr(client, "worker", nobody)
@@ -79,6 +79,7 @@ def test_an_unknown_case_is_a_sentence(capsys):
     [
         (["--case", ONE, "--json", "/nonexistent/report.json"], "expected a file in a writable folder"),
         (["--case", "nothing-*"], "received filters that leave no case"),
+        (["--case", "nothing-*", "--list"], "received filters that leave no case"),
         (["--block", "se", "--case", "eca-*"], "received filters that leave no case"),
     ],
 )

@@ -78,6 +78,7 @@ def test_results_are_named_as_documented():
     [
         ({"backend": "caffe"}, BackendMissingError, "received backend 'caffe'; expected one of torch, "),
         ({"device": "tpu"}, DeviceMissingError, "received device 'tpu'; expected one of cpu, gpu"),
+        ({"device": "any"}, DeviceMissingError, "received device 'any'; expected one of cpu, gpu"),
         ({"dtype": "float8"}, InputError, "received dtype 'float8'; expected one of float64, float32"),
         ({"cotangent": np.ones(3)}, InputError, "received a cotangent of shape (3,); expected the output's shape"),
         ({"training": "no"}, InputError, "received training='no'; expected True or False"),

@@ -51,6 +51,26 @@ def test_what_is_not_a_number_on_one_side_is_a_failure(value):
     assert judge(got, got).failure == ""
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_norm_swallows_what_is_not_a_number(value):
+    right, wrong = (array.astype(np.float16) for array in (EXPECTED, EXPECTED.copy()))
+    wrong[0, 0] = value
+
+    def ratio(expected, got):
+        measured = {"grad.input": given(expected.astype(np.float64))}
+        (found,) = compare(measured, {"grad.input": got}, dtype="float16", device="cpu", by_norm=True)
+        assert found.by_norm
+        assert bool(found.failure) == (found.ratio > 1)
+        return found.ratio
+
+    assert ratio(right, wrong) == np.inf
+    assert ratio(wrong, right) == np.inf
+    assert ratio(wrong, wrong) == 0
+    also_off = wrong.copy()
+    also_off[1, 1] += 1
+    assert ratio(wrong, also_off) > 1
+
+
 def test_shape_dtype_and_presence_are_compared():
     assert judge(EXPECTED[None]).failure == "output: got shape (1, 2, 2), expected (2, 2)"
     assert judge(EXPECTED.astype(np.float32)).failure == "output: got float32, expected float64"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from parity import cases, client, diagnosis, run
 from parity.diagnosis import Diagnoses, Observation, Patience, diagnose
 from parity.errors import OutputMismatchError
-from parity.mistakes import Setting, variations
+from parity.mistakes import Setting, Variation, variations
 from parity.network import port
+from parity.oracle._steps import Replacement
 from parity.probe import with_probes
 from parity.tolerances import EPSILON
 from parity.verification import verify
@@ -125,6 +127,28 @@ def test_an_error_that_no_mistake_explains_is_said_to_be_one():
     assert found.nearest.after > 1
 
 
+def test_a_mistake_that_cancels_badly_does_not_explain_everything(monkeypatch):
+    """A norm of one position divides by almost nothing: by its own rounding, it would allow any result."""
+    monkeypatch.setattr(diagnosis, "PAIRS", 0)
+    case = case_of("ca", shape="point", training=True, dtype="bfloat16")
+    right = case.problem().expected["output"].value
+    noise = np.abs(right).max() * np.random.default_rng(0).normal(size=right.shape)
+    seen = replace(observed(case, {"output": (right + noise).astype("bfloat16")}), cotangent=None)
+    found = diagnose(seen)
+    assert not found.fits, found.text
+    assert found.nearest.after > 1
+
+
+def test_a_pair_that_cannot_be_made_explains_nothing():
+    case = case_of("eca")
+    seen = observed(case, made_by(case, "conv.kernel flipped"))
+    impossible = Variation("impossible", steps=(Replacement("mean", lambda mean, *arguments: 1 / 0),))
+    assert seen.under(impossible, whole=True) == {}
+    fit = diagnosis._fit_of(seen, impossible, loaded=False)
+    assert fit.missed == tuple(seen.right)
+    assert fit.after == np.inf
+
+
 def test_the_right_output_with_wrong_gradients_is_told_apart():
     case = case_of("eca")
     got = made_by(case, "conv.kernel flipped")
@@ -142,6 +166,11 @@ def test_what_is_not_tried_is_said(monkeypatch):
     assert found.pairs == 3
     assert found.text.endswith("pairs were not tried.")
     assert diagnose(observed(case, got), Patience(0)).pairs == 0
+    monkeypatch.setattr(diagnosis, "SECONDS", 0)
+    slow = diagnose(observed(case, got))
+    assert slow.tried == 0
+    assert slow.text.endswith(f" {found.tried} mistakes were not tried: they take too long.")
+    monkeypatch.undo()
     monkeypatch.setattr(diagnosis, "LARGE_FOR_PAIRS", 10)
     assert diagnose(observed(case, got)).text.endswith("The input is too large to try pairs on.")
     monkeypatch.setattr(diagnosis, "LARGE", 10)
@@ -172,11 +201,13 @@ def test_a_run_diagnoses_a_few_cases_of_each_cell():
     many, case = Diagnoses(most=2), case_of("eca")
     got = made_by(case, "conv.kernel flipped")
     seen = observed(case, got)
-    assert many.of("torch", seen) is not None
-    assert many.of("torch", seen) is None  # another case failed alike
-    assert many.of("tf1compat", seen) is not None
-    assert many.of("torch", observed(case, {"output": got["output"]})) is not None
-    assert many.of("torch", observed(case, {"grad.input": got["grad.input"]})) is None  # enough
+    assert many.of("torch", seen).fits
+    alike = many.of("torch", seen)
+    assert not alike.tried
+    assert alike.text.endswith("allowed one. Mistakes were tried on other cases of this block on this backend.")
+    assert many.of("tf1compat", seen).fits
+    assert many.of("torch", observed(case, {"output": got["output"]})).fits
+    assert not many.of("torch", observed(case, {"grad.input": got["grad.input"]})).tried  # enough
 
 
 # Where it is used
@@ -204,7 +235,7 @@ def test_a_run_names_the_mistake(monkeypatch):
     assert sum("What reproduces it: expand.h and expand.w exchanged (" in text for text in texts) == 1
     assert all("reproduce: parity run --backend torch --case ca-default" in text for text in texts)
     written = [json.loads(json.dumps(found["diagnosis"])) for found in report.to_json()["outcomes"]]
-    (told,) = [found for found in written if found]
+    (told,) = [found for found in written if found["fits"]]
     assert told["fits"][0]["mistake"] == "layers-exchanged"
     assert told["text"] in texts[0] + texts[1]
 

@@ -66,7 +66,7 @@ def test_nothing_but_results_and_named_errors(tmp_path, name):
         if outcome.kind == FOUND:
             findings.append((outcome, data))
 
-    first, last = _guide.by_lines(target, read, inputs, _guide.Valid(inputs), seed=0, count=200)
+    first, last = _guide.by_lines(target, read, inputs, _guide.Valid(inputs), seed=0, count=120)
     assert not findings, findings[0]
     assert outcomes[ACCEPTED] > len(inputs) // 2
     assert outcomes[REFUSED] > 20
@@ -311,12 +311,23 @@ def test_search_in_a_process_of_its_own(tmp_path, guide):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nothing"], [], ["exchange", "--count", "0"], ["exchange", "--replay", "missing"]]
+    ("arguments", "said"),
+    [
+        (["nothing"], "received 'nothing'; expected one of bundle, dispatch"),
+        ([], "received no reader; expected one of bundle, dispatch"),
+        (["no.such.module"], "received 'no.such.module'"),
+        (["os.path"], "received 'os.path'"),
+        (["exchange", "--count", "0"], "a positive --count"),
+        (["exchange", "--seconds", "0"], "--seconds"),
+        (["exchange", "--seconds", "nan"], "--seconds"),
+        (["exchange", "--replay", "missing"], "a file for --replay"),
+    ],
 )
-def test_misuse(arguments):
+def test_misuse(capsys, arguments, said):
+    """Nothing that was not searched is clean, and nothing that failed otherwise is a finding."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    assert caught.value.code == 2
+    assert (caught.value.code, said in capsys.readouterr().err) == (2, True)
 
 
 def test_readers_are_listed(capsys):

@@ -16,7 +16,7 @@ import pytest
 import parity
 from fuzz.targets import _bundles
 from parity import files, golden
-from parity.errors import DialectError, FormatError, ParityError
+from parity.errors import DialectError, FormatError, InputError, ParityError
 from parity.files import _child, tensorflow
 
 ROOT = Path(__file__).parents[1]
@@ -248,9 +248,6 @@ def test_graphs_inside_graphs(tmp_path):
 def test_loops_are_not_run(tmp_path):
     """A block whose gate is spread by sizes that a loop computes, without end."""
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    from parity.files.onnx import run_block
-
     make = onnx.helper.make_tensor_value_info
     body = onnx.helper.make_graph(
         [onnx.helper.make_node("Identity", [one], [other]) for one, other in (("c", "d"), ("s", "t"))],
@@ -268,7 +265,84 @@ def test_loops_are_not_run(tmp_path):
     path = onnx_file(tmp_path / "m.onnx", nodes, weights, stated=[("e", (None, 4, None, None))])
     assert [one.name for one in files.open(path).blocks] == ["se_0"]
     with pytest.raises(DialectError, match=r"holds graphs inside node 5 \(Loop 'sizes'\)"):
-        run_block(str(path), "se_0", ones(2, 4, 5, 6))
+        run_blocks(path, "se_0")
+
+
+def run_blocks(path, *names, x=None):
+    """What the nodes of the blocks make of a map, in the process that ONNX Runtime has of its own."""
+    pytest.importorskip("onnxruntime")
+    from parity.files.onnx import with_probes
+
+    x = ones(2, 4, 5, 6) if x is None else x
+    return [block.probe.output for block in with_probes(str(path), dict.fromkeys(names, x))]
+
+
+def spread(path, *sizes):
+    """A block whose gate is spread over sizes that nobody knows before they are computed."""
+    nodes, weights = block()
+    nodes[-1:] = [node("CumSum", "k zero", "sizes"), node("Expand", "s sizes", "e"), node("Mul", "x e", "y")]
+    weights |= {"k": np.diff(sizes, prepend=0), "zero": np.array(0)}
+    return onnx_file(path, nodes, weights, stated=[("e", (None, 4, None, None))])
+
+
+def test_blocks_that_take_much_memory(tmp_path, monkeypatch):
+    """2 GiB, of which the process may have half, in a file of less than a kilobyte."""
+    assert run_blocks(spread(tmp_path / "m.onnx", 1, 4, 5, 6), "se_0")[0].shape == (2, 4, 5, 6)
+    path = spread(tmp_path / "m.onnx", 1, 4, 1 << 14, 1 << 13)
+    monkeypatch.setitem(_child.MEMORY, "onnx._run", 1 << 30)
+    with pytest.raises(InputError, match=r"m\.onnx: block 'se_0' does not run .*(allocat|memory)"):
+        run_blocks(path, "se_0")
+
+
+def test_outputs_of_another_shape(tmp_path):
+    path = spread(tmp_path / "m.onnx", 5, 2, 4, 5, 6)
+    with pytest.raises(InputError, match=r"its output has the shape \(5, 2, 4, 5, 6\)"):
+        run_blocks(path, "se_0")
+
+
+def test_runtime_that_dies(tmp_path, monkeypatch):
+    """The caller lives on, whatever a kernel does: the library beside it is another one for its child."""
+    pytest.importorskip("onnxruntime")  # this process has the right one now
+    path = onnx_file(tmp_path / "m.onnx", *block())
+    (tmp_path / "onnxruntime.py").write_text("import os\nos.kill(os.getpid(), 11)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FormatError) as caught:
+        run_blocks(path, "se_0")
+    assert f"{path} cannot be read: its reader crashed (SIGSEGV)" in str(caught.value)
+
+
+def two_blocks(path):
+    """A file of two blocks that share their second layer, and their names."""
+    nodes, weights = block()
+    others, more = block("w3")
+    for op, given, made, attributes in others:
+        nodes.append(
+            (op, [name if name in ("x", "w2", "w3") else f"{name}2" for name in given], f"{made}2", attributes)
+        )
+    onnx_file(path, nodes, weights | more)
+    return path, [one.name for one in files.open(path).blocks]
+
+
+def test_one_process_runs_all_blocks(tmp_path, monkeypatch):
+    path, names = two_blocks(tmp_path / "m.onnx")
+    calls, run = [], _child._run
+    monkeypatch.setattr(_child, "_run", lambda *arguments: calls.append(arguments) or run(*arguments))
+    one, two = run_blocks(path, *names)
+    assert (len(calls), np.array_equal(one, two)) == (1, True)
+    assert run_blocks(path) == []
+    assert len(calls) == 1
+
+
+def test_blocks_that_share_too_much(tmp_path, monkeypatch):
+    """Each block is run with a copy of what it shares: as many copies as there are blocks would be a flood."""
+    from parity.files.onnx import _run
+
+    path, names = two_blocks(tmp_path / "m.onnx")
+    monkeypatch.setattr(_run, "CUT", 1)
+    monkeypatch.setattr(_run, "FREE_CUT_BYTES", 0)
+    assert run_blocks(path, names[0])
+    with pytest.raises(FormatError, match="has blocks that share too much to be run"):
+        run_blocks(path, *names)
 
 
 def test_external_data_in_a_pipe_or_in_a_constant(tmp_path, pipe):
@@ -516,17 +590,18 @@ def test_models_whose_graph_is_never_read(tmp_path, impatient):
     (model / "assets").mkdir()
     os.mkfifo(model / "assets" / "vocabulary")
     os.mkfifo(model / "fingerprint.pb")
-    assert files.open(model).tensors.keys() == files.open(golden.CHECKPOINT).tensors.keys()
+    assert files.open(model).tensors.keys() == collected(str(golden.CHECKPOINT)).keys()
 
 
 @pytest.mark.slow
-def test_state_file_of_a_folder_named_like_the_checkpoint(tmp_path, impatient):
+def test_state_file_of_a_folder_named_like_the_checkpoint(tmp_path):
     pytest.importorskip("tensorflow")
     outside = checkpoint(tmp_path / "outside")
     (tmp_path / "a" / "model").mkdir(parents=True)
     (tmp_path / "a" / "model" / "checkpoint").write_text(f'model_checkpoint_path: "{outside}"\n')
     (tmp_path / "a" / "model.index").write_bytes(b"nothing")
-    refused(tmp_path / "a" / "model.index", "cannot be read as a TensorFlow checkpoint")
+    with pytest.raises(FormatError, match="cannot be read as a TensorFlow checkpoint"):
+        collected(str(tmp_path / "a" / "model"))
 
 
 def bundle(folder, change, data=bytes(24)):
@@ -584,14 +659,12 @@ def test_indexes_that_lie(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["no message", "negative size"])
-def test_indexes_over_which_tensorflow_ends_its_process(tmp_path, kind):
+def test_index_over_which_tensorflow_ends_its_process(tmp_path):
     """The caller lives on, and says how the reader ended."""
 
     def change(header, entry):
         entry.shape.dim[0].size = -1
-        nothing = SimpleNamespace(SerializeToString=lambda: b"\x08\xff")
-        return [(b"", header), (b"a", nothing if kind == "no message" else entry)]
+        return [(b"", header), (b"a", entry)]
 
     refused(bundle(tmp_path, change), "its reader crashed (SIGABRT)")
 
@@ -664,14 +737,14 @@ def test_answers_that_are_none(tmp_path):
 
 @pytest.mark.parametrize("reader", ["hdf5", "keras_archive", "onnx"])
 def test_mutated_files(tmp_path, reader):
-    fuzz(reader, 120, tmp_path)
+    fuzz(reader, 60, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", ["tensorflow", "saved_model"])
 def test_mutated_checkpoints(tmp_path, reader):
     pytest.importorskip("tensorflow")
-    fuzz(reader, 60, tmp_path)
+    fuzz(reader, 20, tmp_path)
 
 
 def fuzz(reader, count, folder):

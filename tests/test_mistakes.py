@@ -17,6 +17,7 @@ from parity.block import Block
 from parity.compare import compare
 from parity.errors import SpecError
 from parity.mistakes import EQUIVALENT, MISTAKES, Equivalent, Mistake, Setting, Variation, variations
+from parity.mistakes._kinds import tensor_values
 from parity.oracle import Measured
 from parity.oracle._gate import gate
 from parity.oracle._map import attend, mean, spread
@@ -263,6 +264,52 @@ def test_a_survivor_is_a_failure(monkeypatch, capsys):
     seen = capsys.readouterr()
     assert "2 of 2 survive" in seen.out
     assert "eca in inference: nothing is done (harmless) survives all " in seen.err
+    assert "of them change no result by an epsilon of the dtype" in seen.out
+
+
+def test_what_is_no_number_catches_nothing(monkeypatch):
+    """A broken mistake would be caught by anything."""
+    spoilt = tensor_values("made NaN", lambda *given: True, lambda value: value * np.nan)
+    planted(monkeypatch, Mistake("spoilt", "NaN", "a test", spoilt))
+    few = [case for case in cases.standard() if "eca-default-2d-odd" in case.id]
+    monkeypatch.setattr(selftest, "standard", lambda: few)
+    assert len(selftest.run(["eca"], ["spoilt"]).survivors) == 2
+
+
+def test_a_case_that_is_off_without_a_mistake_is_a_false_alarm(monkeypatch, capsys):
+    monkeypatch.setattr(selftest, "NO_MISTAKE", Variation("upside down", back=lambda y: y[..., ::-1, :]))
+    assert cli.main(["selftest", "--block", "eca", "--mistake", "kernel-flipped"]) == cli.DISAGREED
+    seen = capsys.readouterr()
+    assert "false alarm: eca-default-" in seen.err
+    assert "catches the oracle without a mistake: output: " in seen.err
+    assert "0 of 2 variations survive, " in seen.out
+
+
+def test_a_block_that_no_mistake_fits_is_a_failure(monkeypatch):
+    monkeypatch.setattr(selftest, "variations", lambda where, names: variations(where, names if where.training else []))
+    assert selftest.run(["eca"], ["kernel-flipped"]).passed
+    monkeypatch.setattr(selftest, "variations", lambda where, names: iter(()))
+    assert "no mistake fits eca" in selftest.run(["eca"]).stale
+
+
+def test_half_precision_says_why_it_misses_some(monkeypatch, capsys):
+    few = [case for case in cases.standard() if "se-default-2d-odd" in case.id]
+    monkeypatch.setattr(selftest, "standard", lambda: few)
+    assert cli.main(["selftest", "--dtype", "bfloat16", "--block", "se", "--mistake", "tf32"]) == cli.DISAGREED
+    seen = capsys.readouterr()
+    assert "cannot be told from rounding" in seen.out
+    assert " of the allowed error, 0." in seen.err
+
+
+def test_a_norm_that_was_left_waiting_does_not_come_later():
+    where, problem = setting("cbam", training=True)
+    late = named(where, "spatial.norm behind what it stands before")
+    options = {"training": True, "cotangent": problem.cotangent}
+    right = late.evaluate(problem.block, problem.x, **options)
+    lost = Replacement("gate", lambda gate, u, *how: u, "spatial")
+    (late & Variation("", steps=(lost,))).evaluate(problem.block, problem.x, **options)
+    again = late.evaluate(problem.block, problem.x, **options)
+    assert all(np.array_equal(again[name].value, value.value) for name, value in right.items())
 
 
 def test_a_survivor_that_is_listed_with_its_reason_is_none(monkeypatch):
@@ -308,7 +355,7 @@ def test_a_backend_that_is_given_mistakes_is_caught_at_them(monkeypatch, tmp_pat
     pytest.importorskip("torch")
     names = ["kernel-flipped", "channels-reversed", "gate-missing"]
     verdict = selftest.run(["eca"], names, backend="torch")
-    assert verdict.passed
+    assert verdict.passed, verdict.false_alarms
     assert all(trial.on_backend > 1 for trial in verdict.trials)
 
 
@@ -324,6 +371,8 @@ def test_a_backend_that_hides_a_mistake_is_found(monkeypatch):
     verdict = selftest.run(["eca"], ["kernel-flipped"], backend="torch")
     assert [trial.survived for trial in verdict.trials] == [True, True]
     assert "but not where a backend makes it" in verdict.survivors[0].explain()
+    assert all("catches torch without a mistake" in text for text in verdict.false_alarms)
+    assert len(verdict.false_alarms) == len(selftest.cases(["eca"])) > 0
 
 
 def test_the_command_lists_and_writes(tmp_path, capsys):

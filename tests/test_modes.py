@@ -93,6 +93,14 @@ def test_pytorch_agrees_with_the_oracle(mode):
         assert {comparison.name for outcome in report.outcomes for comparison in outcome.comparisons} == {"output"}
 
 
+def test_an_exported_hard_gate_keeps_its_digits():
+    """PyTorch's exporter to ONNX rounds Python's numbers to float32, also in float64."""
+    chosen = [cases.find(f"{name}-2d-odd-first-float64-eval-onnx") for name in ("se-hard-sigmoid-0.2", "ca-default")]
+    report = run.judge(chosen, ["torch", "keras-layers@torch"])
+    assert report.agreed, "\n\n".join(outcome.explain() for outcome in report.failures)
+    assert len(report.outcomes) == 4
+
+
 @pytest.mark.parametrize("name", ["export", "onnx"])
 def test_one_wrong_weight_behind_a_mode_is_caught(name, monkeypatch):
     """A mode that runs other weights than those it was given, by a hundredth of a percent of one element, fails."""

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def as_text(*parts: Any) -> str:
     return captured.get()
 
 
+def worst_error(outcomes: Sequence[Any]) -> str:
+    """A cell of a table: the worst error of `outcomes` as a share of what is allowed, and how many failed."""
+    failed = sum(not outcome.agreed for outcome in outcomes)
+    if not outcomes:
+        return "-"
+    worst = f"{max(outcome.ratio for outcome in outcomes):.2g}"
+    return f"[red]{worst} ({failed} of {len(outcomes)} failed)[/]" if failed else f"[green]{worst}[/]"
+
+
 def progress_bar(console: Console) -> Progress:
     """A bar that is gone when its work is done, and that a log never sees."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -60,6 +70,6 @@ def check_writable(file: Path | None) -> None:
 def write_json(file: Path | None, value: Any) -> None:
     """Write `value` where ``--json`` says."""
     if file == Path("-"):
-        json.dump(value, sys.stdout, indent=1)
+        json.dump(value, sys.stdout, indent=1, allow_nan=False)
     elif file is not None:
-        file.write_text(json.dumps(value, indent=1) + "\n")
+        file.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

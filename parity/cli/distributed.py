@@ -12,7 +12,7 @@ from rich.table import Table
 from parity import distributed
 from parity.backends import BACKENDS
 from parity.cli._limits import add_limits, limits_of
-from parity.cli._output import AGREED, DISAGREED, add_json, check_writable, show, write_json
+from parity.cli._output import AGREED, DISAGREED, add_json, check_writable, show, worst_error, write_json
 from parity.distributed import DTYPES, NONE, SYNCHRONIZED, Job, Outcome
 from parity.errors import SpecError
 from parity.spec import SPECS
@@ -111,13 +111,9 @@ def _column(job: Job) -> str:
 
 
 def _cell(outcomes: list[Outcome], reasons: dict[str, int]) -> str:
-    if not outcomes:
-        return "-"
-    if outcomes[0].impossible:
+    if outcomes and outcomes[0].impossible:
         return f"[yellow]({reasons.setdefault(outcomes[0].impossible, len(reasons) + 1)})[/]"
-    failed = sum(not outcome.agreed for outcome in outcomes)
-    worst = f"{max(outcome.ratio for outcome in outcomes):.2g}"
-    return f"[red]{worst} ({failed} of {len(outcomes)} failed)[/]" if failed else f"[green]{worst}[/]"
+    return worst_error(outcomes)
 
 
 def _verdict(outcomes: list[Outcome]) -> str:

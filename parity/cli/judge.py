@@ -16,7 +16,17 @@ from parity import bundle, cases, client, modes, run
 from parity.backends import BACKENDS, DEVICES
 from parity.cli import modes as modes_table
 from parity.cli._limits import add_limits, limits_of
-from parity.cli._output import AGREED, DISAGREED, add_json, as_text, check_writable, progress_bar, show, write_json
+from parity.cli._output import (
+    AGREED,
+    DISAGREED,
+    add_json,
+    as_text,
+    check_writable,
+    progress_bar,
+    show,
+    worst_error,
+    write_json,
+)
 from parity.errors import ParityError, SpecError
 from parity.spec import SPECS
 from parity.tolerances import PRECISIONS
@@ -42,7 +52,9 @@ def add_commands(commands: Any) -> None:
     judge.add_argument("--dtype", choices=list(PRECISIONS), help="only this dtype (may be repeated)", **several)
     judge.add_argument("--mode", choices=list(modes.MODES), help="only this mode (may be repeated)", **several)
     judge.add_argument("--device", choices=DEVICES, default="cpu", help="where the backends compute (default: cpu)")
-    judge.add_argument("--full", action="store_true", help="the whole product: about twelve times as long")
+    judge.add_argument(
+        "--full", action="store_true", help="the whole product, about twelve times as long; of modes, those named"
+    )
     judge.add_argument(
         "--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="cases at once (default: the cores)"
     )
@@ -82,11 +94,11 @@ def _doctor(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     chosen = _choose(given)
+    if not chosen:
+        raise SpecError("received filters that leave no case", "at least one", "see `parity run --list`")
     if given.list:
         print("\n".join(case.id for case in chosen))
         return AGREED
-    if not chosen:
-        raise SpecError("received filters that leave no case", "at least one", "see `parity run --list`")
     limits_of(given)  # refused before the work
     check_writable(given.json)
     if given.out is not None:
@@ -147,7 +159,7 @@ def _tables(report: run.Report) -> list[Table | str]:
     ratio = Table("backend", *SPECS, title=f"worst error / allowed, {report.device}")
     epsilons = Table("backend", *SPECS, title=f"worst float32 error in epsilons, {report.device}")
     for backend in report.judged:
-        ratio.add_row(backend, *(_ratio(report.of(block, backend)) for block in SPECS))
+        ratio.add_row(backend, *(worst_error(report.of(block, backend)) for block in SPECS))
         epsilons.add_row(backend, *(_epsilons(report.of(block, backend)) for block in SPECS))
     absent = [f"[yellow]absent[/]: {escape(f'{backend}: {reason}')}" for backend, reason in report.absent.items()]
     if not report.judged:
@@ -170,14 +182,6 @@ def _worst(outcomes: list[run.Outcome]) -> str:
     found = [comparison for outcome in outcomes for comparison in outcome.comparisons]
     single, by_norm = ([c.epsilons for c in found if c.by_norm is kind] for kind in (False, True))
     return f"{max(single):.1f}" + (f" ({max(by_norm):.1f})" if by_norm else "") if single else "-"
-
-
-def _ratio(outcomes: list[run.Outcome]) -> str:
-    failed = sum(not outcome.agreed for outcome in outcomes)
-    if not outcomes:
-        return "-"
-    worst = f"{max(outcome.ratio for outcome in outcomes):.2g}"
-    return f"[red]{worst} ({failed} of {len(outcomes)} failed)[/]" if failed else f"[green]{worst}[/]"
 
 
 def _epsilons(outcomes: list[run.Outcome]) -> str:

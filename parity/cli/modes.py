@@ -10,7 +10,7 @@ from rich.table import Table
 
 from parity import client, modes, run, staleness
 from parity.backends import BACKENDS
-from parity.cli._output import AGREED, DISAGREED, add_json, check_writable, show, write_json
+from parity.cli._output import AGREED, DISAGREED, add_json, check_writable, show, worst_error, write_json
 from parity.errors import BackendMissingError
 
 
@@ -118,8 +118,4 @@ def _judged(report: run.Report, backend: str, mode: str, notes: Notes) -> str:
     scopes = {limit.reason: limit.scope for limit in modes.limits(backend, mode)}
     numbers = dict.fromkeys(notes.number(mode, scopes.get(one.reason, ""), one.reason) for one in missing)
     told = "".join(f" ({number})" for number in numbers)
-    if not outcomes:
-        return f"[yellow]not possible[/]{told}" if missing else "-"
-    failed = sum(not outcome.agreed for outcome in outcomes)
-    worst = f"{max(outcome.ratio for outcome in outcomes):.2g}"
-    return (f"[red]{worst} ({failed} of {len(outcomes)} failed)[/]" if failed else f"[green]{worst}[/]") + told
+    return (worst_error(outcomes) if outcomes or not missing else "[yellow]not possible[/]") + told

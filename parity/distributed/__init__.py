@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -163,9 +163,7 @@ class Outcome:
             "agreed": self.agreed,
             "error": self.error,
             "impossible": self.impossible,
-            "comparisons": [
-                {k: str(v) if v in (math.inf, -math.inf) else v for k, v in asdict(c).items()} for c in self.comparisons
-            ],
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
         }
 
 

@@ -90,10 +90,8 @@ def read(reader: str, path: str) -> Contents:
     seconds = SECONDS + more
     with tempfile.TemporaryDirectory(prefix="parity-", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-P", "-m", "parity.files._child", reader, path, folder]
-        limits = [
-            str(int(MEMORY[reader] + COPIES_HELD.get(reader, 2) * size)),
-            str(math.ceil(PROCESSOR_SECONDS[reader] + more)),
-        ]
+        memory = MEMORY[reader] + COPIES_HELD.get(reader, 2) * size
+        limits = [str(int(memory)), str(math.ceil(PROCESSOR_SECONDS[reader] + more))]
         try:
             death = _run(command + limits, os.path.join(folder, "complaints"), seconds)
         except subprocess.TimeoutExpired as error:

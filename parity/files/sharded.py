@@ -10,6 +10,7 @@ import numpy as np
 from parity import exchange
 from parity.errors import FormatError, MissingTensorError, UnexpectedTensorError
 from parity.files import Contents, pytorch
+from parity.files._links import homes
 
 MAX_INDEX_BYTES = 1 << 28
 
@@ -66,19 +67,11 @@ def _inside(said: str, folder: str, name: str) -> str:
     if not name or name != os.path.basename(name) or "\\" in name or "\0" in name or name in (".", ".."):
         raise FormatError(f"{said} {name!r}", expected)
     path = os.path.join(folder, name)
-    if os.path.dirname(os.path.realpath(path)) not in _homes(folder):
+    if os.path.dirname(os.path.realpath(path)) not in homes(folder):
         raise FormatError(f"{said} {name!r}, a link out of its folder", expected)
     if not os.path.isfile(path):
         raise FormatError(f"{said} {name!r}, which is no file", expected, "fetch the files again")
     return path
-
-
-def _homes(folder: str) -> list[str]:
-    """Where a shard's bytes may lie: its folder, or the store that a downloader's snapshots of a model link to."""
-    folder = os.path.realpath(folder)
-    snapshots = os.path.dirname(folder)
-    store = os.path.join(os.path.dirname(snapshots), "blobs")  # itself no link, which could lead anywhere
-    return [folder, store] if os.path.basename(snapshots) == "snapshots" else [folder]
 
 
 def _tensors(path: str) -> Mapping[str, np.ndarray]:

@@ -18,6 +18,7 @@ import numpy as np
 from parity.errors import BackendMissingError, FormatError
 from parity.files import Contents, _child
 from parity.files._child import Found, Stored
+from parity.files._links import homes
 
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "VARIABLE_VALUE"
@@ -56,11 +57,7 @@ def _check_inside(prefix: str, path: str) -> None:
         raise FormatError(f"{path} is no file", "a checkpoint of plain files", "fetch it again")
     folder = os.path.dirname(os.path.abspath(prefix))
     model = os.path.dirname(folder) if _is_model(prefix) else folder
-    homes = [os.path.normpath(os.path.join(os.path.realpath(model), os.path.relpath(folder, model)))]
-    parts = os.path.realpath(model).split(os.sep)
-    if "snapshots" in parts:  # whose files are links
-        homes.append(os.sep.join([*parts[: parts.index("snapshots")], "blobs"]))
-    if os.path.dirname(os.path.realpath(path)) not in homes:
+    if os.path.dirname(os.path.realpath(path)) not in homes(folder, model):
         raise FormatError(f"{path} is a link out of its folder", "a checkpoint of plain files", "put copies there")
 
 

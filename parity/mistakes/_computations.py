@@ -345,6 +345,10 @@ def unbiased(moments: Step, u: Measured, axes: Sequence[int], path: str) -> tupl
 def behind(setting: Setting) -> Iterator[Variation]:
     """The norm behind the activation or the gate that it stands before."""
 
+    def fresh(held: dict[str, Any], forward: Step, *arguments: Any) -> Any:
+        held.clear()  # of a pass whose other mistake left the norm waiting
+        return forward(*arguments)
+
     def waiting(held: dict[str, Any], norm: Step, u: Measured, weights: Weights, *rest: Any) -> tuple[Measured, Any]:
         held |= {"norm": norm, "arguments": (weights, *rest), "rank": u.value.ndim, "updated": {}}
         return u, SimpleNamespace(updated=held["updated"])
@@ -363,7 +367,11 @@ def behind(setting: Setting) -> Iterator[Variation]:
         steps = [Replacement(name, partial(then, held)) for name in ("activation", "gate")]
         yield Variation(
             f"{path} behind what it stands before",
-            steps=(Replacement("batch_norm", partial(waiting, held), path), *steps),
+            steps=(
+                Replacement("forward", partial(fresh, held)),
+                Replacement("batch_norm", partial(waiting, held), path),
+                *steps,
+            ),
         )
 
 

@@ -60,6 +60,7 @@ ONE_LAYOUT = "a map of one position has one layout"
 NO_MOVE = "a shift before a norm in training is taken away by the batch's mean: its gradient is zero"
 NO_GATE = "the identity twice is the identity"
 
+# A bias dropped before a norm in training changes no output, but is none of them: the running mean misses it.
 EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent("space-exchanged", "se", "*", ANY_ORDER),
     Equivalent("space-exchanged", "eca", "*", ANY_ORDER),

@@ -38,7 +38,7 @@ def runtime() -> Any:
 def run(walk: Walk, wanted: Sequence[tuple[Found, np.ndarray]]) -> list[np.ndarray]:
     """y of each block for its map x, (N, C, *spatial), as the graph computes it: every node as it is, nothing fused.
 
-    One child process runs them all: what nodes compute may take any memory and time, and ONNX Runtime may crash over it.
+    One child process runs them all: what nodes compute may take any memory and time, and ONNX Runtime may crash.
     """
     if not wanted:
         return []
@@ -52,9 +52,7 @@ def run(walk: Walk, wanted: Sequence[tuple[Found, np.ndarray]]) -> list[np.ndarr
         labels[str(number)] = json.dumps([f"{walk.graph.path}: block {found.name!r}", shape])
         left -= len(model)
         if left < 0:
-            raise FormatError(
-                f"{walk.graph.path} has blocks that share too much to be run one by one", "smaller blocks"
-            )
+            raise FormatError(f"{walk.graph.path} has blocks that share too much to be run", "smaller blocks")
     with tempfile.TemporaryDirectory(prefix="parity-", ignore_cleanup_errors=True) as folder:
         path = os.path.join(folder, "blocks")
         write_tensors(path, tensors, labels, durable=False)
