@@ -11,7 +11,14 @@ A finding is any of these, and is kept as a file that ``python -m fuzz READER --
 - code run: a process, a shared library, compiled or unpickled code, a module that no valid file needs, a connection;
 - a file outside of the input's own folder that is opened, made, removed or listed.
 
-A new reader is one module in ``fuzz/targets`` with one `Target`, named ``TARGET``; nothing else knows it. The files::
+A new reader is one module in ``fuzz/targets`` with one `Target`, named ``TARGET``; nothing else knows it::
+
+    def seeds(folder): yield b"a valid file"
+    def mutate(data, rng): return change.change_bytes(data, rng)  # better: a change of what the format means
+    TARGET = Target("mine", ("parity.files.mine",), seeds, mutate, opened_by("mine"))
+
+A reader of a native library that the product runs in a process of its own is opened by ``targets/_native.py`` instead,
+and says ``contained=True``: then its death is an answer. The files::
 
     fuzz/_target.py   what a target says of itself, and how several files make one input
     fuzz/change.py    changes that targets are made of: of bytes, JSON, names, zip archives

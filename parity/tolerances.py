@@ -103,7 +103,7 @@ def _rows(
 
 # (quantity, dtype, device). Measured with `parity run` on 2026-11-20: on the CPU over every backend (torch 2.13.0,
 # TensorFlow 2.21.0, Keras 3.15.1, JAX 0.10.2), on an NVIDIA H200 over those of torch and JAX (docs/evidence). The worst
-# outputs and input gradients are plain sums over a map of 3,136 positions: TensorFlow's on the CPU, JAX's on the GPU. In
+# outputs and input gradients are plain sums over a map of 3,136 positions: TensorFlow's on the CPU, JAX's on GPUs. In
 # the GPU's float64 figures up to 80 epsilons are the oracle's, which then added up such maps one by one. A network is a
 # chain of layers whose roundings add up; the worst is timm's ecaresnet26t, ported to Keras.
 TABLE: dict[tuple[str, str, str], Row] = {

@@ -2,7 +2,7 @@
 
 ``python -m parity.files._child READER PATH FOLDER`` runs ``parity.files.READER.collect(PATH)`` and leaves its answer in
 FOLDER; `read` is the other end. Tensors that lie in the file as they are come back as their place in it; the others are
-written one by one into a file that the caller maps.
+written one by one into a file that the caller maps. ONNX Runtime runs the blocks of a graph in the same way.
 """
 
 from __future__ import annotations
