@@ -56,7 +56,7 @@ def test_a_wrong_weight_is_caught_in_every_backend(name):
         problem.expected,
     )
     client.worker(name)
-    outcome = run._outcome(case, wrong, name, "cpu")
+    outcome = run._outcome(case, wrong, name, "cpu", run.NORMAL, run._Deaths(), run.Diagnoses())
     assert not outcome.agreed
     assert "output: " in outcome.explain()
     assert f"reproduce: parity run --backend {name} --case {case.id}" in outcome.explain()
