@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from parity import oracle
 from parity.block import Block
-from parity.compare import Comparison, compare
+from parity.compare import Comparison, compare, for_json
 from parity.mistakes import Setting, Variation, variations
 from parity.oracle import Measured
 
@@ -176,19 +176,14 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a script."""
-        found = asdict(self) | {"text": self.text, "before": _finite(self.before)}
+        found = asdict(self) | {"text": self.text, "before": for_json(self.before)}
         found["fits"] = [_fit(fit) for fit in self.fits]
         found["nearest"] = _fit(self.nearest) if self.nearest else None
         return found
 
 
 def _fit(fit: Fit) -> dict[str, Any]:
-    return asdict(fit) | {"after": _finite(fit.after)}
-
-
-def _finite(value: float) -> float | str:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else str(value)
+    return asdict(fit) | {"after": for_json(fit.after)}
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

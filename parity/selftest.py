@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from parity import client
 from parity.cases import SHAPES, Case, Problem, standard
-from parity.compare import Comparison, compare
+from parity.compare import Comparison, compare, for_json
 from parity.mistakes import BY_NAME, EQUIVALENT, Equivalent, Setting, Variation, find, reason, variations
 from parity.modes import PLAIN
 from parity.spec import SPECS
@@ -125,15 +125,10 @@ class Verdict:
             "stale": self.stale,
             "false_alarms": self.false_alarms,
             "trials": [
-                {name: _finite(value) for name, value in asdict(trial).items()} | {"survived": trial.survived}
+                {name: for_json(value) for name, value in asdict(trial).items()} | {"survived": trial.survived}
                 for trial in self.trials
             ],
         }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def run(

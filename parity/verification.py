@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from parity import client, oracle
 from parity.backends import BACKENDS
 from parity.block import Block, Probe
-from parity.compare import Comparison, compare
+from parity.compare import Comparison, compare, for_json
 from parity.diagnosis import Diagnosis, Observation, Patience, diagnose
 from parity.errors import BackendCrashedError, InputError, ParityError
 from parity.loading import blocks_from
@@ -132,20 +132,15 @@ class Verification:
                     "block": o.block,
                     "backend": o.backend,
                     "agreed": o.agreed,
-                    "error_over_allowed": _finite(o.ratio),
-                    "epsilons": _finite(o.epsilons),
-                    "comparison": {k: _finite(v) for k, v in asdict(o.comparison).items()} if o.comparison else None,
+                    "error_over_allowed": for_json(o.ratio),
+                    "epsilons": for_json(o.epsilons),
+                    "comparison": o.comparison.to_json() if o.comparison else None,
                     "explanation": o.explanation,
                     "diagnosis": o.diagnosis.to_json() if o.diagnosis else None,
                 }
                 for o in self.outcomes
             ],
         }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def verify(

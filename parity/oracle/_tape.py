@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.oracle._measured import Array, Measured
+from parity.oracle._measured import Array, Measured, total
 
 Pull = Callable[[Array], Array]  # from the gradient of what was made to that of what it was made of
 
@@ -60,8 +60,8 @@ class Taped(Measured):
 
     def sum(self, axes: Sequence[int], keepdims: bool = False) -> Taped:
         axes, shape = tuple(axes), self.value.shape
-        total = self.value.sum(axes, keepdims=keepdims)
-        return Taped(total, (self, lambda g: np.broadcast_to(g if keepdims else np.expand_dims(g, axes), shape)))
+        value = total(self.value, axes, keepdims)
+        return Taped(value, (self, lambda g: np.broadcast_to(g if keepdims else np.expand_dims(g, axes), shape)))
 
     def max(self, axes: Sequence[int]) -> Taped:
         axes = tuple(axes)
