@@ -77,8 +77,9 @@ def function(
 
     forward = wrapped
     if jit_compile:
+        result = tf.TensorSpec(wrapped.outputs[0].shape, signature.dtype)
         forward = tf.function(wrapped, input_signature=[signature], jit_compile=True, autograph=False)
-        backward = tf.function(backward, input_signature=[signature, signature], jit_compile=True, autograph=False)
+        backward = tf.function(backward, input_signature=[signature, result], jit_compile=True, autograph=False)
 
     def step(x: Any, cotangent: Any, update: bool) -> tuple[Any, dict[str, Any]]:
         slopes: list = []

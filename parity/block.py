@@ -129,9 +129,10 @@ def _check_probe(owner: str, spec: Spec, probe: Any) -> None:
     if not isinstance(probe, Probe) or not isinstance(probe.source, str):
         raise SpecError(f"{owner} has the probe {probe!r}", "a parity.block.Probe")
     for name, value in {"input": probe.x, "output": probe.output}.items():
-        if not isinstance(value, np.ndarray) or value.dtype not in FLOAT_DTYPES or value.shape != probe.x.shape:
-            raise TensorShapeError(
-                f"{owner} has a probe whose {name} is a {type(value).__name__} of shape {np.shape(value)}",
-                f"floating-point arrays of one shape, the input's {np.shape(probe.x)}",
-            )
+        if not isinstance(value, np.ndarray) or value.dtype not in FLOAT_DTYPES:
+            kind = f"{type(value).__name__} of {getattr(value, 'dtype', 'no dtype')}"
+            raise TensorShapeError(f"{owner} has a probe whose {name} is a {kind}", "floating-point arrays")
     spec.check_input(probe.x.shape, "channels_first")
+    shape = spec.output_shape(probe.x.shape, "channels_first")
+    if probe.output.shape != shape:
+        raise TensorShapeError(f"{owner} has a probe whose output is of shape {probe.output.shape}", str(shape))

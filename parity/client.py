@@ -270,8 +270,9 @@ def evaluate(
     block.spec.check_input(x.shape, data_format)
     if cotangent is not None:
         cotangent = _rounded(cotangent, precision.compute)
-        if cotangent.shape != x.shape:
-            raise InputError(f"received a cotangent of shape {cotangent.shape}", f"the output's shape {x.shape}")
+        shape = block.spec.output_shape(x.shape, data_format)
+        if cotangent.shape != shape:
+            raise InputError(f"received a cotangent of shape {cotangent.shape}", f"the output's shape {shape}")
     elif steps:
         raise InputError(f"received steps={steps} without a cotangent", "a cotangent: the loss is <cotangent, output>")
     tensors = {name: _rounded(value, precision.variables) for name, value in block.tensors.items()}

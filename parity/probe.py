@@ -232,13 +232,14 @@ def look_at(
 ) -> _Look:
     """What the input `x` shows of the parameters and of the `others`, which are its other readings unless given."""
     spec, tensors = block.spec, block.tensors
-    signs = np.random.default_rng(_seed(block)).choice((-1.0, 1.0), (directions, *x.shape))
+    shape = spec.output_shape(x.shape, "channels_first")
+    signs = np.random.default_rng(_seed(block)).choice((-1.0, 1.0), (directions, *shape))  # type: ignore[arg-type]
     looks = [oracle.evaluate(spec, tensors, x, cotangent=sign) for sign in signs]
     output = looks[0]["output"]
     allowed = tolerance("output", dtype, "cpu") * max(np.abs(output.value).max(), output.magnitude.max())
     # <signs, change of the output> is about as large as the change's Euclidean norm, which is at most the largest
     # element's times the root of their number.
-    unit = allowed * math.sqrt(x.size)
+    unit = allowed * math.sqrt(output.value.size)
     slopes = {
         name: np.maximum.reduce([_shown(_slope(block, name, look)) for look in looks])
         for name in spec.parameters()
@@ -374,11 +375,12 @@ _Run = Callable[[Block, NDArray], tuple[NDArray, NDArray, str]]
 
 def _probe(block: Block, run: _Run, computed_by: str | None) -> Probe:
     x, output, source = run(block, probe_input(block, "float64"))
-    if output.shape != x.shape or str(output.dtype) not in EPSILON:
+    shape = block.spec.output_shape(x.shape, "channels_first")
+    if output.shape != shape or str(output.dtype) not in EPSILON:
         raise InputError(
             f"the source of block {block.name!r}, {source}, gave {output.dtype} of shape {output.shape} for a probe "
             f"of shape {x.shape}",
-            f"{' or '.join(EPSILON)} of the same shape",
+            f"{' or '.join(EPSILON)} of shape {shape}",
             "name the block itself in the mapping; a model in half precision cannot prove much: convert it first",
         )
     if not np.isfinite(output).all():

@@ -10,8 +10,9 @@ from keras import layers, ops
 
 from attention_keras._block import scale
 from attention_keras._norm import BatchNormalization
+from attention_keras._shown import Layers, activation_of, field, gate_of, norm_of
 from attention_keras.functional._block import Block
-from parity.spec import BatchNorm, CoordinateAttentionOptions, CoordinateAttentionSpec, Gate
+from parity.spec import AXIS_NAMES, BatchNorm, CoordinateAttentionOptions, CoordinateAttentionSpec, Gate
 
 
 def coordinate_attention(
@@ -131,3 +132,19 @@ def place(g: Any, axis: int, block: Block) -> Any:
     others = [other for other in block.spatial_axes if other != axis]
     g = ops.moveaxis(g, 2, 1) if block.channel_axis == 1 else g
     return ops.expand_dims(g, others) if others else g
+
+
+def shown(layers: Layers) -> dict[str, Any]:
+    """What the configuration of a block's layers shows of its spec; None where it does not."""
+    heads = layers.among(f"expand.{axis}" for axis in AXIS_NAMES[max(AXIS_NAMES)])
+    found = {
+        "channels": field(layers, "expand.w", "units"),
+        "spatial_dims": len(heads) or None,
+        "hidden_channels": field(layers, "reduce", "units"),
+        "bias": field(layers, "reduce", "use_bias"),
+        "head_bias": field(layers, "expand.w", "use_bias"),
+        "activation": activation_of(layers, "activation"),
+        "residual": "residual" in layers or None,  # a sum of another name may be there
+        "gates": [gate_of(layers, "gate"), *(gate_of(layers, "gate", path) for path in heads)],
+    }
+    return found | ({"norm": norm_of(layers, "norm")} if "reduce" in layers else {})

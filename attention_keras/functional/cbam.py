@@ -9,6 +9,7 @@ from keras import layers, ops
 
 from attention_keras._block import add, maximum, scale
 from attention_keras._norm import BatchNormalization
+from attention_keras._shown import Layers, activation_of, field, gate_of, norm_of
 from attention_keras.functional._block import Block
 from parity.spec import BatchNorm, CBAMOptions, CBAMSpec, Gate
 
@@ -149,3 +150,29 @@ def spatial_attention(x: Any, block: Block, synchronized: bool) -> Any:
     u = BatchNormalization(spec.spatial_norm, **shared)(u) if spec.spatial_norm else u
     m = block.gate("spatial.gate", spec.gate)(u)
     return ops.expand_dims(ops.squeeze(m, -1), axis)
+
+
+def shown(layers: Layers) -> dict[str, Any]:
+    """What the configuration of a block's layers shows of its spec; None where it does not."""
+    halves = {"channel": "channel.fc1" in layers or "channel.fc2" in layers, "spatial": "spatial.conv" in layers}
+    channels, kernel = field(layers, "channel.fc2", "units"), field(layers, "spatial.conv", "kernel")
+    planes, size = kernel.shape[-2] if kernel is not None else None, field(layers, "spatial.conv", "kernel_size")
+    mlp = field(layers, "channel.fc1", "kernel")
+    inputs = mlp.shape[0] if mlp is not None else None
+    # Two channels and two pooled planes look alike.
+    is_told = planes is not None and (planes != 2 or channels not in (None, 2))
+    found = {
+        "channels": channels or (planes if is_told else None),
+        "spatial_dims": len(size) if size else None,
+        "parts": "both" if all(halves.values()) else next((half for half, there in halves.items() if there), None),
+        "hidden_channels": field(layers, "channel.fc1", "units"),
+        "mlp_bias": field(layers, "channel.fc1", "use_bias"),
+        "activation": activation_of(layers, "channel.activation", "channel.fc1"),
+        "channel_merge": ("concat" if inputs == 2 * channels else "add") if channels and inputs else None,
+        "kernel_size": size[-1] if size else None,
+        "spatial_bias": field(layers, "spatial.conv", "use_bias"),
+        "spatial_features": ("pooled" if planes == 2 else "full") if is_told else None,
+        "residual": "residual" in layers or None,  # a sum of another name may be there
+        "gates": [gate_of(layers, "channel.gate"), gate_of(layers, "spatial.gate", "spatial.conv")],
+    }
+    return found | ({"spatial_norm": norm_of(layers, "spatial.norm")} if halves["spatial"] else {})

@@ -8,6 +8,7 @@ from typing import Any
 from keras import layers, ops
 
 from attention_keras._block import scale
+from attention_keras._shown import Layers, field, gate_of
 from attention_keras.functional._block import Block
 from parity.spec import ECAOptions, ECASpec, Gate
 
@@ -78,3 +79,14 @@ def eca(
         z = ops.concatenate([z[:, z.shape[1] - edge :], z, z[:, :edge]], axis=1)
     s = block.gate("gate", spec.gate)(ops.squeeze(conv(ops.expand_dims(z, -1)), -1))
     return scale(x, ops.expand_dims(s, block.spatial_axes))
+
+
+def shown(layers: Layers) -> dict[str, Any]:
+    """What the configuration of a block's layers shows of its spec; None where it does not."""
+    size = field(layers, "conv", "kernel_size")
+    return {
+        "kernel_size": size[0] if size else None,
+        "bias": field(layers, "conv", "use_bias"),
+        "padding": {"same": "zeros", "valid": "circular"}.get(field(layers, "conv", "padding")),
+        "gates": [gate_of(layers, "gate", "conv")],
+    }

@@ -8,6 +8,7 @@ from typing import Any
 from keras import layers, ops
 
 from attention_keras._block import scale
+from attention_keras._shown import Layers, activation_of, field, gate_of
 from attention_keras.functional._block import Block
 from parity.spec import Gate, SqueezeExcitationOptions, SqueezeExcitationSpec
 
@@ -70,3 +71,14 @@ def squeeze_excitation(
     h = block.activation("activation", spec.activation)(fc1(z))
     s = block.gate("gate", spec.gate)(fc2(h))
     return scale(x, ops.expand_dims(s, block.spatial_axes))
+
+
+def shown(layers: Layers) -> dict[str, Any]:
+    """What the configuration of a block's layers shows of its spec; None where it does not."""
+    return {
+        "channels": field(layers, "fc2", "units"),
+        "hidden_channels": field(layers, "fc1", "units"),
+        "bias": field(layers, "fc1", "use_bias"),
+        "activation": activation_of(layers, "activation", "fc1"),
+        "gates": [gate_of(layers, "gate", "fc2")],
+    }

@@ -58,11 +58,9 @@ class Block(keras.layers.Layer):
         self.spec.check_input(x.shape, self.data_format)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        if self._spec is None:
-            resolve(self.options, input_shape, self.data_format)
-        else:
-            self._spec.check_input(input_shape, self.data_format)
-        return tuple(input_shape)
+        spec = self._spec or resolve(self.options, input_shape, self.data_format)
+        spec.check_input(input_shape, self.data_format)
+        return spec.output_shape(input_shape, self.data_format)
 
     def get_config(self) -> dict[str, Any]:
         options = {name: value for name, value in self.options.to_json().items() if name != "block"}

@@ -95,7 +95,7 @@ def evaluate(
     y, trace = forward(spec, weights, source, training)
     result = {"output": y.move(back)}
     if cotangent is not None:
-        dy = given(_cotangent(cotangent, x.shape, last))
+        dy = given(_cotangent(cotangent, spec.output_shape(x.shape, data_format), last))
         dx, gradients = differentiate(spec, weights, source, y, trace, dy, training)
         result["grad.input"] = dx.move(back)
         result |= {f"grad.{name}": gradients[name] for name in spec.parameters() if name in gradients}
@@ -114,7 +114,7 @@ def evaluate(
     return result
 
 
-def _cotangent(cotangent: ArrayLike, shape: tuple[int, ...], last: bool) -> np.ndarray:
+def _cotangent(cotangent: ArrayLike, shape: tuple[int | None, ...], last: bool) -> np.ndarray:
     array = np.asarray(cotangent)
     if array.shape != shape:
         raise InputError(f"received a cotangent of shape {array.shape}", f"the output's shape {shape}")

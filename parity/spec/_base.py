@@ -84,6 +84,7 @@ class Spec(_Record):
     """What a block's weights mean: sizes, biases, gate, norm. Frozen, keyword-only, checked when made."""
 
     options_class: ClassVar[type[Options]]
+    quadratic: ClassVar[bool] = False  # whether time and memory grow with the square of the number of positions
 
     channels: int | None
     spatial_dims: int
@@ -116,6 +117,10 @@ class Spec(_Record):
         if None in (self.channels, other.channels):
             mine["channels"] = theirs["channels"]
         return [f"{name}: {mine[name]!r}, {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+    def output_shape(self, shape: Sequence[int | None], data_format: str) -> tuple[int | None, ...]:
+        """The shape of the output for an input of `shape`, None where a size is unknown; here that of the input."""
+        return tuple(shape)
 
     def check_input(self, shape: Sequence[int | None], data_format: str) -> int:
         """The channels of a feature map of `shape` (None where unknown); raises `InputError` where it does not fit."""
