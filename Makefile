@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help setup parity parity-gpu selftest fuzz test lint format
+.PHONY: help setup parity parity-gpu selftest train-demo fuzz test lint format
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ parity-gpu: .venv/ready ## the same on the GPU, for every framework that sees on
 
 selftest: .venv/ready ## make every classic mistake and see that the matrix catches it
 	$(BIN)/parity selftest
+
+train-demo: .venv/ready ## train a small network with each block on every backend, against the oracle
+	$(BIN)/parity train-demo --jobs $(JOBS) --out docs/training
 
 fuzz: .venv/ready ## ten thousand mutated files for each reader
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'

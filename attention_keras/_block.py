@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
+from keras import activations, layers, ops
 
 from parity.spec import AXIS_NAMES, InputError, Options, channel_axis, check_data_format
 
@@ -70,3 +70,50 @@ def scale(x: Any, s: Any) -> Any:
         # The gradient of s is a sum over the map, which XLA adds up in the dtype of the product. The casts it fuses.
         return ops.cast(ops.cast(x, "float32") * ops.cast(s, "float32"), x.dtype)
     return x * s
+
+
+def total(c: Any, s: Any) -> Any:
+    """c + s, for gates that are broadcast over a map and over each other."""
+    if is_half(c) and keras.backend.backend() == "jax":
+        return ops.cast(c, "float32") + ops.cast(s, "float32")  # for `scale`, and for the same reason
+    return c + s
+
+
+def larger(x: Any, c: Any, s: Any) -> Any:
+    """The larger of x * c and x * s, element by element; where both are the same they share the gradient evenly."""
+    if keras.backend.backend() == "tensorflow":
+        # Its maximum gives the gradient of a tie to the first of both: here each of them is the first of a half.
+        one, two = x * (c * 0.5), x * (s * 0.5)
+        return ops.maximum(one, two) + ops.maximum(two, one)
+    return ops.maximum(scale(x, c), scale(x, s))
+
+
+def pointwise(outputs: int, spatial_dims: int, data_format: str, *, use_bias: bool, **kwargs: Any) -> Any:
+    """The stock layer that is W x + b at each position of a map x; its result is channels-last in both formats.
+
+    Args:
+        outputs: the rows of W.
+        spatial_dims: d of x.
+        data_format: of x.
+        use_bias: whether b exists.
+        kwargs: of every Keras layer.
+    """
+    if data_format == "channels_last":
+        return layers.Dense(outputs, use_bias=use_bias, **kwargs)
+    # The map is contracted as it lies: TensorFlow transposes it unless its batch is an ellipsis, and has no
+    # channels-first convolution on the CPU.
+    axes = "".join(AXIS_NAMES[spatial_dims])
+    shape = (*(None,) * spatial_dims, outputs)
+    return layers.EinsumDense(f"...c{axes},co->...{axes}o", shape, bias_axes="o" if use_bias else None, **kwargs)
+
+
+def softmax(u: Any, axis: int) -> Any:
+    """The softmax of u along `axis`, in float32 at least: half precision would lose what many small terms come to."""
+    return activations.softmax(ops.cast(u, "float32") if is_half(u) else u, axis)
+
+
+def weighed(x: Any, a: Any, axis: int) -> Any:
+    """The sum of a * x along `axis`, accumulated in float32 at least, and so are the gradients; in the dtype of x."""
+    if is_half(x):
+        return ops.cast(ops.sum(ops.cast(x, "float32") * ops.cast(a, "float32"), axis), x.dtype)
+    return ops.sum(x * a, axis)

@@ -207,12 +207,13 @@ def function(setting: Setting, jit_compile: bool = False) -> Prepared:
     """One `tf.function` for the output, one for the gradients, each of unknown sizes."""
     import tensorflow as tf
 
-    (source,) = setting.model.inputs
+    (source,), (output,) = setting.model.inputs, setting.model.outputs
     compute = setting.compute(setting.model, setting.variables)
     signature = tf.TensorSpec(source.shape, source.dtype)
+    result = tf.TensorSpec(output.shape, source.dtype)
     graph = partial(tf.function, jit_compile=jit_compile, autograph=False)
     forward = graph(lambda x: compute(x, None), input_signature=[signature])
-    backward = graph(compute, input_signature=[signature, signature])
+    backward = graph(compute, input_signature=[signature, result])
     return lambda x, cotangent: forward(x) if cotangent is None else backward(x, cotangent), setting.variables
 
 

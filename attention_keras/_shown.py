@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ import keras
 
 from attention_keras._gate import KERAS_NAMES
 from attention_keras._norm import BatchNormalization
-from parity.spec import BatchNorm, Gate
+from parity.spec import BatchNorm, Gate, NetworkSpec, Spec
 
 
 class Layers:
@@ -36,10 +37,64 @@ class Layers:
         """Those of `paths` at which there is a layer."""
         return [path for path in paths if path in self]
 
+    def under(self, path: str) -> Layers:
+        """The layers below `path`, by their path from there."""
+        return Layers(lambda below: self.get(f"{path}.{below}"))
+
+    def numbered(self, prefix: str, suffix: str = "") -> list[str]:
+        """The paths `prefix`1`suffix`, `prefix`2`suffix`, and so on, up to the first at which there is no layer."""
+        paths: list[str] = []
+        while (path := f"{prefix}{len(paths) + 1}{suffix}") in self:
+            paths.append(path)
+        return paths
+
+
+def shown(layers: Layers, spec: Any) -> dict[str, Any]:
+    """What the configuration of `layers` shows of a block or network of the kind of `spec`, by field."""
+    package = importlib.import_module("attention_keras.functional")
+    module: Any = importlib.import_module(getattr(package, spec.options_class.function_name).__module__)
+    found = module.shown(layers, spec) if isinstance(spec, NetworkSpec) else module.shown(layers)
+    if "gates" in found:
+        gate = one_of(found.pop("gates"), spec.gate.to_json())
+        found |= {"gate": gate} if gate else {}
+    # A norm that is None is one that is not there; of any other field, None says nothing.
+    return {name: value for name, value in found.items() if value is not None or name.endswith("norm")}
+
+
+def one_of(values: Iterable[Any], expected: Any) -> Any:
+    """Of several values that differ, the one to report, which is one that is not as expected; None where none is."""
+    return min((value for value in values if value is not None), key=lambda value: value == expected, default=None)
+
+
+def attention_of(layers: Layers, path: str, spec: Spec | None) -> Any:
+    """The JSON form of the block at `path`, where its layers show that it is not that of `spec`; None where not so.
+
+    What they do not show, nobody has seen: a block that seems to be right is not known to be.
+    """
+    if spec is None:
+        return "a block" if path in layers else None
+    expected, found = spec.to_json(), shown(layers.under(path), spec)
+    differs = any(value != expected[name] for name, value in found.items())
+    return expected | found if differs else None
+
 
 def field(layers: Layers, path: str, name: str) -> Any:
     """What the layer at `path` says of `name`; None where either is missing."""
     return getattr(layers.get(path), name, None)
+
+
+def bias_of(layers: Layers, path: str) -> bool | None:
+    """Whether the linear layer at `path` has a bias; None where there is no such layer."""
+    layer: Any = layers.get(path)
+    if isinstance(layer, keras.layers.EinsumDense):
+        return layer.bias_axes is not None
+    return getattr(layer, "use_bias", None)
+
+
+def stride_of(layers: Layers, path: str) -> int | None:
+    """The stride of the convolution at `path`; None where there is none."""
+    strides = field(layers, path, "strides")
+    return strides[0] if strides else None
 
 
 def norm_of(layers: Layers, path: str) -> Any:

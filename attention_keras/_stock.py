@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from attention_keras._shown import Layers
+from attention_keras._shown import Layers, shown
 from attention_keras.functional._block import normalise
 from parity.spec import InputError, LiveBlock
 
@@ -22,22 +21,20 @@ def live_stock(index: Mapping[str, list[keras.layers.Layer]], name: str, spec: A
     A field of the spec that the layers' configuration does not tell is left out of what it shows.
     """
     layers = Layers(lambda path: _layer(index, name, path))
-    shown = importlib.import_module(f"attention_keras.functional.{spec.block}").shown(layers)
+    facts = shown(layers, spec)
     layers.among(path.rpartition(".")[0] for path in spec.parameters())
     variables = {
         f"{path}.{leaf}": getattr(layer, attribute)
         for path, layer in layers.found.items()
-        for leaf, attribute in (NORM_LEAVES if path.endswith("norm") else LEAVES).items()
+        for leaf, attribute in leaves_of(path).items()
         if getattr(layer, attribute, None) is not None
     }
-    if not variables:
-        return None
-    # Of several gates that differ, the one to report is one that is not the spec's.
-    gates = sorted(filter(None, shown.pop("gates", [])), key=lambda gate: gate == spec.gate.to_json())
-    shown |= {"gate": gates[0]} if gates else {}
-    # A norm that is None is one that is not there; of any other field, None says nothing.
-    known = {field: value for field, value in shown.items() if value is not None or field.endswith("norm")}
-    return LiveBlock({"block": spec.block} | known, variables)
+    return LiveBlock({"block": spec.block} | facts, variables) if variables else None
+
+
+def leaves_of(path: str) -> Mapping[str, str]:
+    """What Keras calls the variables of the layer at `path`, by leaf."""
+    return NORM_LEAVES if path.rstrip("0123456789").endswith("norm") else LEAVES
 
 
 def _layer(index: Mapping[str, list[keras.layers.Layer]], name: str, path: str) -> keras.layers.Layer | None:

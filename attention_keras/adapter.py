@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
 import keras
+import numpy as np
 from keras import ops
 
 from attention_keras._float64 import enable_float64
@@ -23,6 +24,7 @@ __all__ = [
     "describe",
     "find_blocks",
     "find_layers",
+    "layer_outputs",
     "owns",
     "prepare",
     "read_variable",
@@ -105,11 +107,15 @@ def _live(layer: Block) -> LiveBlock:
 
 
 def _variable(layer: Block, name: str) -> keras.Variable:
-    *path, leaf = name.split(".")
-    part: Any = layer
-    for step in path:
-        part = part[step] if isinstance(part, Mapping) else getattr(part, step)
-    return getattr(part, (LEAVES | NORM_LEAVES)[leaf])
+    path, _, leaf = name.rpartition(".")
+    return getattr(_part(layer, path), (LEAVES | NORM_LEAVES)[leaf])
+
+
+def _part(layer: Any, path: str) -> Any:
+    """What stands at the canonical `path` in `layer`."""
+    for step in path.split("."):
+        layer = layer[step] if isinstance(layer, Mapping) else getattr(layer, step)
+    return layer
 
 
 def read_variable(model: keras.layers.Layer, variable: keras.Variable) -> Any:
@@ -165,6 +171,34 @@ def stepper(
             return ops.convert_to_numpy(output), dict(zip(("input", *parameters), slopes, strict=False))
 
     return step
+
+
+def layer_outputs(model: keras.Model, x: Any, names: Collection[str], *, data_format: str) -> dict[str, Any]:
+    """What the parts `names` of the network "block" give for x in inference mode, all NumPy and in `data_format`."""
+    engine = ENGINES[keras.backend.backend()]
+    layers = {normalise(name): layer for name, layer in walk(model)}
+    network = layers.get("block")  # of stock layers there are the parts alone
+    parts = {id(_part(network, name) if network else layers[normalise(f"block.{name}")]): name for name in names}
+    plain = keras.layers.Layer.__call__
+
+    def run(x: Any, training: bool) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def call(self: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+            output = plain(self, *args, **kwargs)
+            if id(self) in parts:
+                found[parts[id(self)]] = output
+            return output
+
+        with patch.object(keras.layers.Layer, "__call__", call):
+            model(x, training=training)
+        return found
+
+    with keras.device(engine.device(model.variables[0])):
+        outputs, _ = engine(run, model.variables, [], False)(x, None)
+    arrays = {name: ops.convert_to_numpy(outputs[name]) for name in names}
+    # Inside of a network every map is channels-last; what is no map has no other order.
+    return {name: np.moveaxis(a, -1, 1) for name, a in arrays.items()} if data_format == "channels_first" else arrays
 
 
 def split(variables: Mapping[str, Any]) -> tuple[list, list]:

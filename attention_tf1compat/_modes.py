@@ -89,7 +89,7 @@ def function(
             y, slopes = backward(tf.constant(x), tf.constant(cotangent))
         if update:
             for variable, slope in zip(parameters.values(), slopes[1:], strict=True):
-                variable.assign_sub(tf.cast(learning_rate, slope.dtype) * slope)
+                variable.assign_sub(tf.constant(learning_rate, slope.dtype) * slope)  # tf.cast would go by float32
         adapter.write_variables(session, ((variables[name], variable.numpy()) for name, variable in found.items()))
         return y.numpy(), {name: slope.numpy() for name, slope in zip(("input", *parameters), slopes, strict=False)}
 

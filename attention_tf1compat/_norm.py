@@ -10,8 +10,8 @@ from attention_tf1compat._block import static_training, variable, widen
 from parity.spec import BatchNorm, InputError
 
 
-def batch_norm(u: tf.Tensor, norm: BatchNorm, training: bool | tf.Tensor) -> tf.Tensor:
-    """`parity.spec.BatchNorm` over the last axis of u, with variables under the scope "norm".
+def batch_norm(u: tf.Tensor, norm: BatchNorm, training: bool | tf.Tensor, name: str = "norm") -> tf.Tensor:
+    """`parity.spec.BatchNorm` over the last axis of u, with variables under the scope `name`.
 
     In training mode the update of the running statistics joins `tf.compat.v1.GraphKeys.UPDATE_OPS`. A tensor decides
     when the graph runs: inference then computes no moments and updates nothing.
@@ -19,7 +19,7 @@ def batch_norm(u: tf.Tensor, norm: BatchNorm, training: bool | tf.Tensor) -> tf.
     # Not fused_batch_norm: it refuses float64 and knows the unbiased running variance alone.
     channels = u.shape.as_list()[-1:]
     training = static_training(training)
-    with tf.compat.v1.variable_scope("norm"):
+    with tf.compat.v1.variable_scope(name):
         zeros, ones = tf.compat.v1.zeros_initializer(), tf.compat.v1.ones_initializer()
         gamma = variable("gamma", channels, u.dtype, ones)
         beta = variable("beta", channels, u.dtype, zeros)
@@ -27,7 +27,8 @@ def batch_norm(u: tf.Tensor, norm: BatchNorm, training: bool | tf.Tensor) -> tf.
             variable("moving_mean", channels, u.dtype, zeros, trainable=False),
             variable("moving_variance", channels, u.dtype, ones, trainable=False),
         )
-        wide, count = widen(u), count_values(u)
+        # Not counted in inference: an operation that nobody reads would pass for an output of the graph.
+        wide, count = widen(u), 0 if training is False else count_values(u)
 
         def batch_moments() -> tuple[tf.Tensor, tf.Tensor]:
             return moments(wide, count, norm)

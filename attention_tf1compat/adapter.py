@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 import attention_tf1compat
 from attention_tf1compat._block import find_specs
 from attention_tf1compat._network import find_layers, record
+from attention_tf1compat.networks._parts import layer_collection
 from parity.spec import InputError, LiveBlock, Spec, is_statistic
 
 __all__ = [
@@ -20,11 +22,13 @@ __all__ = [
     "describe",
     "find_blocks",
     "find_layers",
+    "layer_outputs",
     "owns",
     "prepare",
     "read_variable",
     "record",
     "stepper",
+    "trainer",
     "write_variables",
 ]
 
@@ -104,7 +108,9 @@ def configuration(device: str) -> tf.compat.v1.ConfigProto:
 
 
 def find_blocks(model: tf.compat.v1.Session, wanted: Mapping[str, Spec]) -> dict[str, LiveBlock]:
-    """The blocks of the session's graph by the name of their variable scope; all of them carry their spec."""
+    """The blocks of the session's graph by the name of their variable scope; all of them carry their spec. Those inside
+    of a network are its parts.
+    """
     variables = {variable.op.name: variable for variable in global_variables(model.graph)}
     return {scope: _live(scope, spec, variables) for scope, spec in find_specs(model.graph).items()}
 
@@ -216,3 +222,44 @@ def _training_output(graph: tf.Graph, x: tf.Tensor, data_format: str) -> tf.Tens
         tf.compat.v1.experimental.output_all_intermediates(None)
         graph.add_to_collection(TRAINING_OUTPUT, y)
     return graph.get_collection(TRAINING_OUTPUT)[0]
+
+
+def trainer(
+    model: tf.compat.v1.Session,
+    variables: Mapping[str, tf.Variable],
+    *,
+    data_format: str,
+    optimizer: str,
+    learning_rate: float,
+    momentum: float,
+) -> Any:
+    """The graph, whose output are logits, in training by TensorFlow's own `optimizer`: a `parity.backends.Trainer`.
+
+    Raises:
+        InputError: for an optimizer that this package does not know. A `ValueError`.
+    """
+    from attention_tf1compat import _training
+
+    return _training.trainer(
+        model,
+        variables,
+        data_format=data_format,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        momentum=momentum,
+    )
+
+
+def layer_outputs(model: tf.compat.v1.Session, x: Any, names: Collection[str], *, data_format: str) -> dict[str, Any]:
+    """What the parts `names` of a network give for x in inference mode, all NumPy and in `data_format`."""
+    graph = model.graph
+    (source,) = graph.get_collection(INPUT)
+    # The first is of the call that `build` made; a second call is that of `_training_output`.
+    found = {name: graph.get_collection(layer_collection(SCOPE, name))[0] for name in names}
+    values = model.run(found, {source: x})
+    return {name: _in_layout(value, data_format) for name, value in values.items()}
+
+
+def _in_layout(value: Any, data_format: str) -> Any:
+    """A channels-last array in `data_format`; what is no map has no other order."""
+    return np.moveaxis(value, -1, 1) if data_format == "channels_first" else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 import attention_torch
 from attention_torch._block import Block
 from attention_torch._network import find_layers, record
+from attention_torch._training import trainer
 from parity.spec import InputError, LiveBlock, Spec, is_statistic
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "describe",
     "find_blocks",
     "find_layers",
+    "layer_outputs",
     "owns",
     "prepare",
     "read_variable",
     "record",
     "stepper",
+    "trainer",
     "write_variables",
 ]
 
@@ -77,8 +80,16 @@ class Autocast(nn.Module):
 
 
 def find_blocks(model: nn.Module, wanted: Mapping[str, Spec]) -> dict[str, LiveBlock]:
-    """The blocks of `model` by the path of their module; all of them carry their spec."""
-    return {name: _live(module) for name, module in model.named_modules() if isinstance(module, Block)}
+    """The blocks of `model` by the path of their module; all of them carry their spec. Those inside of a network are
+    its parts.
+    """
+    found: dict[str, LiveBlock] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if isinstance(module, Block) and not name.startswith(inside):
+            found[name] = _live(module)
+            inside += (f"{name}." if name else "",)
+    return found
 
 
 def _live(module: Block) -> LiveBlock:
@@ -128,6 +139,18 @@ def from_tensor(tensor: torch.Tensor) -> Any:
     return value.view(torch.uint16).numpy() if value.dtype == torch.bfloat16 else value.numpy()
 
 
+def to_channels_first(value: torch.Tensor, data_format: str) -> torch.Tensor:
+    """A map in `data_format` as PyTorch has it: a view, so that a channels-last array becomes a tensor in channels-last
+    memory, not a transposed copy.
+    """
+    return value.movedim(-1, 1) if data_format == "channels_last" else value
+
+
+def from_channels_first(value: torch.Tensor, data_format: str) -> torch.Tensor:
+    """The inverse of `to_channels_first`; what is no map has no other order."""
+    return value.movedim(1, -1) if data_format == "channels_last" else value
+
+
 def gradient(tensor: torch.Tensor) -> torch.Tensor:
     """The gradient of a leaf: zeros where the output does not hang on it."""
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
@@ -153,13 +176,10 @@ def stepper(
     device = next(model.parameters()).device
 
     def tensor(array: Any) -> torch.Tensor:
-        value = to_tensor(array, device)
-        # A view: a channels-last array becomes a tensor in channels-last memory, not a transposed copy.
-        return value.movedim(-1, 1) if data_format == "channels_last" else value
+        return to_channels_first(to_tensor(array, device), data_format)
 
     def array(value: Any) -> Any:
-        value = value.movedim(1, -1) if data_format == "channels_last" else value
-        return from_tensor(value)
+        return from_tensor(from_channels_first(value, data_format))
 
     def step(x: Any, cotangent: Any, update: bool) -> tuple[Any, dict[str, Any]]:
         nonlocal run, own
@@ -188,3 +208,27 @@ def stepper(
         return array(output), gradients
 
     return step
+
+
+def layer_outputs(model: nn.Module, x: Any, names: Collection[str], *, data_format: str) -> dict[str, Any]:
+    """What the parts `names` of a network give for x in inference mode, all NumPy and in `data_format`."""
+    network = next(module for module in model.modules() if isinstance(module, Block))
+    found: dict[str, Any] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: torch.Tensor) -> None:
+            found[name] = from_tensor(from_channels_first(output, data_format)).copy()
+
+        return network.get_submodule(name).register_forward_hook(hook)
+
+    training = model.training
+    hooks = [keep(name) for name in names]
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(to_channels_first(to_tensor(x, next(model.parameters()).device), data_format))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return found

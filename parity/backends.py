@@ -19,6 +19,24 @@ DEVICES = ("cpu", "gpu", "gpu-tf32")
 ANY = "any"  # of a worker that only describes what it sees
 
 
+class Trainer(Protocol):
+    """A live model in training. Its loss is the batch's mean cross-entropy, as its framework computes it."""
+
+    def step(self, x: Any, labels: Any) -> float:
+        """One step on a batch; the loss before it. A norm uses the batch, and updates its running statistics."""
+
+    def predict(self, x: Any) -> Any:
+        """The logits in inference mode."""
+
+    def velocity(self) -> dict[str, Any]:
+        """The v of SGD of each parameter by canonical name, in PyTorch's convention whatever the framework's own is: a
+        step is v <- momentum v + g and w <- w - rate v.
+        """
+
+    def set_velocity(self, values: Mapping[str, Any]) -> None:
+        """Go on from this `velocity`."""
+
+
 class Adapter(Protocol):
     """What a backend's package offers to the harness, as functions of its module ``adapter``.
 
@@ -71,6 +89,25 @@ class Adapter(Protocol):
         mode: str = PLAIN,
     ) -> Callable[[Any, Any, bool], tuple[Any, dict[str, Any]]]:
         """A function (x, cotangent or None, update) -> (output, gradients of <cotangent, output>), run in `mode`."""
+
+    def trainer(
+        self,
+        model: Any,
+        variables: Mapping[str, Any],
+        *,
+        data_format: str,
+        optimizer: str,
+        learning_rate: float,
+        momentum: float,
+    ) -> Trainer:
+        """A live model whose output are logits, in training by the framework's own `optimizer` ("sgd", "adam")."""
+
+    def layer_outputs(self, model: Any, x: Any, names: Collection[str], *, data_format: str) -> dict[str, Any]:
+        """What the parts `names` of a network (`parity.spec.NetworkSpec.layers`) give for x: NumPy arrays by name.
+
+        `model` is what `build` made of the network's spec. It runs as in the plain mode, for inference: no statistic
+        moves, and what `stepper` gives afterwards is the same. x and the arrays are in `data_format`.
+        """
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,21 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parity import golden, oracle
 from parity.block import Block
-from parity.errors import SpecError
+from parity.errors import ParityError, SpecError
 from parity.modes import MODES, PLAIN
 from parity.oracle import Measured
 from parity.spec import DATA_FORMATS, SPECS, BatchNorm, Options, Spec, is_statistic
 from parity.tolerances import DTYPES, HALF_DTYPES, PRECISIONS, Precision
+
+if TYPE_CHECKING:
+    from parity.network_cases import NetworkCase  # which is made of what is here
 
 STEPS = 3
 
@@ -105,6 +108,65 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "residual": {"residual": True},
         "tutorial-pytorch": {"bias": False, "head_bias": False, "activation": "relu", "hidden_channels": 3},
     },
+    # Its kernel is always square.
+    "ese": {
+        "default": {},
+        "no-bias": {"bias": False},
+        "sigmoid": {"gate": "sigmoid"},
+        "hard-sigmoid-0.2": {"gate": HARD_SIGMOID_02},
+        "hard-sigmoid-0.5": {"gate": HARD_SIGMOID_05},
+        "linear": {"gate": "identity"},
+    },
+    "scse": {
+        "default": {"reduction": 4},
+        "no-bias": {"bias": False},
+        "add": {"merge": "add"},
+        "hidden5": {"hidden_channels": 5},
+        "silu": {"activation": "silu"},
+        "hard-swish": {"activation": "hard_swish", "merge": "add"},
+        "linear": {"activation": "identity", "gate": "identity"},
+        "hard-sigmoid": {"gate": "hard_sigmoid", "merge": "add"},
+        # So steep that its ends are reached: there both gates are the same.
+        "hard-sigmoid-0.5": {"gate": HARD_SIGMOID_05},
+        "square": {"reduction": 1, "activation": "silu"},
+        "titu1994": {"bias": False, "merge": "add"},
+    },
+    # An axis that every rank has.
+    "attention_pooling": {
+        "default": {},
+        "width": {"axis": "w"},
+        "no-bias": {"bias": False},
+        "no-bias-width": {"axis": "w", "bias": False},
+    },
+    "conv_attention": {
+        "default": {"padding": 1},
+        "heads4": {"num_heads": 4},
+        "stride2": {"stride": 2, "num_heads": 2},
+        "valid": {"padding": "valid"},
+        "kernel1": {"kernel_size": 1, "padding": 0, "num_heads": 3},
+        "kernel4": {"kernel_size": 4, "padding": 2},
+        "kernel5": {"kernel_size": 5, "padding": "same"},
+        "dilated": {"dilation": 2, "padding": 2},
+        "dilated-stride2": {"dilation": 2, "padding": 2, "stride": 2},
+        "groups2": {"groups": 2, "num_heads": 2},
+        "groups3": {"groups": 3, "out_channels": 6, "stride": 2},
+        "wide": {"out_channels": 15, "num_heads": 3},
+        "no-bias": {"bias": False, "attention_bias": False},
+        "no-attention-bias": {"attention_bias": False, "num_heads": 2},
+        "tutorial-pytorch": {"out_channels": 8},
+    },
+    "multi_head_eca": {
+        "default": {"num_heads": 1},
+        "heads2": {"num_heads": 2},
+        "tutorial-pytorch": {"num_heads": 4},
+        "heads3": {"num_heads": 3, "kernel_size": 1},
+        "kernel5": {"kernel_size": 5},
+        "rule": {"kernel_size": None},
+        "no-bias": {"attention_bias": False, "num_heads": 2},
+        "rescaled": {"scale": -0.75, "offset": 0.25},
+        "hard-sigmoid-0.2": {"gate": HARD_SIGMOID_02},
+        "linear": {"gate": "identity"},
+    },
 }
 
 
@@ -138,8 +200,16 @@ SHAPES = {
 }
 
 
+# How many positions of the large map differ, where it repeats itself.
+POSITIONS = 2
+
 # Beside "odd", those at which half precision is run: ill-conditioned statistics, ties that are zeros, long sums.
 HALF_SHAPES = ("point", "ties", "large")
+
+
+def shapes_of(block: str) -> dict[str, Shape]:
+    """The shapes at which a block is run: all but the large one, where each position attends to each other."""
+    return {name: shape for name, shape in SHAPES.items() if name != "large" or not SPECS[block].quadratic}
 
 
 @dataclass(frozen=True)
@@ -198,6 +268,15 @@ class Case:
         return OPTIONS[self.block][self.variant].resolve(SHAPES[self.shape].channels, self.spatial_dims)
 
     @property
+    def inert(self) -> frozenset[str]:
+        """The parameters whose gradient is zero by theory here."""
+        names = self.spec.inert(self.training)
+        if set(SHAPES[self.shape].sizes) != {1}:
+            return names
+        # A map of one position has nothing to attend to but itself, whatever is asked.
+        return names | {name for name in self.spec.parameters() if name.split(".")[-2] in ("query", "key", "score")}
+
+    @property
     def precision(self) -> Precision:
         """What it computes in."""
         return PRECISIONS[self.dtype]
@@ -216,9 +295,11 @@ class Case:
             rng = np.random.default_rng([zlib.crc32(self.id.encode()), attempt])
             # In half precision, when nothing else helps, a smaller map and norm: hidden units stay clear of far kinks.
             size = 0.25 if self.precision.is_half and 2 * attempt >= self._draws else 1.0
-            tensors, x, cotangent = draw = _draw(self, rng, size)
+            # At 50,000 positions some gates are too close to call; where positions repeat themselves there are few.
+            repeats = self.shape == "large" and attempt > 0
+            tensors, x, cotangent = draw = _draw(self, rng, size, repeats)
             expected = self._judge(draw)
-            if not _alive(self.spec, expected, self.training, SHAPES[self.shape]):
+            if not _alive(self.spec, expected, self.inert, SHAPES[self.shape]):
                 continue
             rate = _learning_rate(tensors, expected)
             expected = self._judge(draw, rate, steps) if steps else expected
@@ -322,7 +403,7 @@ class RecordedCase:
         return Problem(block, recording.x, recording.cotangent, 0.0, 0, expected)
 
 
-AnyCase = Case | RecordedCase
+AnyCase: TypeAlias = "Case | RecordedCase | NetworkCase"
 
 
 @lru_cache
@@ -338,21 +419,34 @@ def recorded() -> list[RecordedCase]:
 def everything() -> Iterator[Case]:
     """The whole product; in half precision, of the shapes at which it is run."""
     for block, variants in OPTIONS.items():
-        for variant, (shape, sizes) in itertools.product(variants, SHAPES.items()):
+        for variant, (shape, sizes) in itertools.product(variants, shapes_of(block).items()):
             for cell in itertools.product(sizes.ranks, DATA_FORMATS, DTYPES, (False, True)):
                 rank, data_format, dtype, training = cell
-                yield Case(block, variant, rank, shape, data_format, dtype, training)
+                if _exists(block, variant, rank, sizes):
+                    yield Case(block, variant, rank, shape, data_format, dtype, training)
             if shape == "odd" or (variant == "default" and shape in HALF_SHAPES):
                 for cell in itertools.product(sizes.ranks, DATA_FORMATS, HALF_DTYPES, (False, True)):
                     rank, data_format, dtype, training = cell
                     yield Case(block, variant, rank, shape, data_format, dtype, training)
 
 
+def _exists(block: str, variant: str, rank: int, shape: Shape) -> bool:
+    """Whether the variant takes such maps: heads and groups must divide the channels, and the kernel must fit."""
+    size = (shape.batch, shape.channels, *shape.sizes[3 - rank :])
+    try:
+        OPTIONS[block][variant].resolve(shape.channels, rank).check_input(size, "channels_first")
+    except ParityError:
+        return False
+    return True
+
+
 def standard() -> list[AnyCase]:
     """The matrix of a normal run: the recordings, each default over the whole product, and every variant and every
     shape with each rank, in combinations of format, dtype and phase that take turns; the half-precision cases; and
-    those of the modes.
+    those of the modes; and the networks.
     """
+    from parity import network_cases
+
     chosen: list[AnyCase] = list(recorded())
     cells = list(itertools.product((1, 2, 3), (False, True)))
     for block, variants in OPTIONS.items():
@@ -360,12 +454,38 @@ def standard() -> list[AnyCase]:
             chosen.append(Case(block, "default", rank, "odd", data_format, dtype, training))
         for number, variant in enumerate(list(variants)[1:]):
             chosen += [Case(block, variant, rank, "odd", *_turn(number, rank, mode), mode) for rank, mode in cells]
-        for number, shape in enumerate(list(SHAPES)[1:]):
+        for number, shape in enumerate(list(shapes_of(block))[1:]):
             for (rank, training), dtype in itertools.product(cells, DTYPES):
                 if rank in SHAPES[shape].ranks:
                     data_format, _ = _turn(number, rank, training)
                     chosen.append(Case(block, "default", rank, shape, data_format, dtype, training))
-    return chosen + half() + in_modes()
+    return [*chosen, *half(), *in_modes(), *network_cases.standard()]
+
+
+def quick() -> list[AnyCase]:
+    """The part of a normal run that takes minutes: the recordings, and for each block so many cases that every variant
+    is there in both phases, every shape, every mode, every rank in both formats, every dtype in both phases.
+    """
+    kept: list[AnyCase] = []
+    seen: set[tuple[Any, ...]] = set()
+    # In an order by chance, the same each time, so that ranks, formats and dtypes meet variants as they come.
+    for case in sorted(standard(), key=lambda case: zlib.crc32(case.id.encode())):
+        traits = _traits(case)
+        if not traits <= seen:
+            kept.append(case)
+            seen |= traits
+    return kept
+
+
+def _traits(case: AnyCase) -> set[tuple[Any, ...]]:
+    """What a quick run must have met once."""
+    if isinstance(case, RecordedCase):
+        return {(case.id,)}
+    own: set[tuple[Any, ...]] = {(case.variant,), (case.data_format,), (case.dtype,), (case.training,)}
+    if isinstance(case, Case):
+        own = {(case.variant, case.training), (case.shape,), (case.mode,)}
+        own |= {(case.spatial_dims, case.data_format), (case.dtype, case.training)}
+    return {(case.block, *trait) for trait in own}
 
 
 def half() -> list[Case]:
@@ -378,7 +498,8 @@ def half() -> list[Case]:
             data_format = DATA_FORMATS[(rank + training + HALF_DTYPES.index(dtype)) % 2]
             chosen.append(Case(block, "default", rank, "odd", data_format, dtype, training))
         some = [(variant, "odd") for variant in list(variants)[1::3]]
-        for number, (variant, shape) in enumerate([*some, *(("default", shape) for shape in HALF_SHAPES)]):
+        hard = [("default", shape) for shape in HALF_SHAPES if shape in shapes_of(block)]
+        for number, (variant, shape) in enumerate([*some, *hard]):
             dtype = HALF_DTYPES[(number + len(some)) % 4]
             chosen.append(Case(block, variant, 2, shape, DATA_FORMATS[number % 2], dtype, number // 2 % 2 == 0))
     return chosen
@@ -419,13 +540,17 @@ def _turn(number: int, rank: int, training: bool) -> tuple[str, str]:
 
 def find(name: str) -> AnyCase:
     """The case of this id; raises `SpecError` when there is none."""
-    for case in itertools.chain[AnyCase](recorded(), everything(), everything_in_modes()):
+    from parity import network_cases
+
+    for case in itertools.chain[AnyCase](recorded(), network_cases.everything(), everything(), everything_in_modes()):
         if case.id == name:
             return case
     raise SpecError(f"received case {name!r}", "an id as `parity run` prints them", "see `parity run --list`")
 
 
-def _draw(case: Case, rng: np.random.Generator, scale: float = 1.0) -> tuple[dict[str, NDArray], NDArray, NDArray]:
+def _draw(
+    case: Case, rng: np.random.Generator, scale: float = 1.0, repeats: bool = False
+) -> tuple[dict[str, NDArray], NDArray, NDArray]:
     shape = SHAPES[case.shape]
     size = (shape.batch, shape.channels, *shape.sizes[3 - case.spatial_dims :])
     precision = case.precision
@@ -439,9 +564,11 @@ def _draw(case: Case, rng: np.random.Generator, scale: float = 1.0) -> tuple[dic
     # Among random numbers some maxima are closer than half precision can tell.
     pattern = "dominant" if precision.is_half and shape.pattern == "regular" else shape.pattern
     x = scale * _feature_map(size, pattern, rng)
+    if repeats:
+        x = x.reshape(*size[:2], -1)[..., np.arange(math.prod(size[2:])) % POSITIONS].reshape(size)
     # A white cotangent would cancel itself in every sum over the map, and leave gradients that only rounding tells
     # apart.
-    cotangent = _feature_map(size, "regular", rng)
+    cotangent = _feature_map(case.spec.output_shape(size, "channels_first"), "regular", rng)  # type: ignore[arg-type]
     if precision.is_half and case.shape == "large":
         cotangent /= 2**11  # nearly a mean over the map, as of most losses: the sums of float16 would overflow
     if case.data_format == "channels_last":
@@ -478,10 +605,10 @@ def _feature_map(size: tuple[int, ...], pattern: str, rng: np.random.Generator) 
     return x
 
 
-def _alive(spec: Spec, expected: Mapping[str, Measured], training: bool, shape: Shape) -> bool:
+def _alive(spec: Spec, expected: Mapping[str, Measured], inert: frozenset[str], shape: Shape) -> bool:
     """Whether every parameter that should move the output does, and every unit of the hidden layers with it."""
     for name in spec.parameters():
-        if is_statistic(name) or name in spec.inert(training):
+        if is_statistic(name) or name in inert:
             continue
         moves = expected[f"grad.{name}"].value != 0
         hidden = shape.pattern != "rectified" and moves.ndim == 2

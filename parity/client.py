@@ -93,8 +93,38 @@ class Worker:
             exchange.write_tensors(request["case"], tensors, {}, durable=False)
             self._send(
                 request
+                | {"kind": "evaluate"}
                 | {"spec": block.spec.to_json(), "training": training, "dtype": dtype, "data_format": data_format}
                 | {"mode": mode, "steps": steps, "learning_rate": learning_rate}
+            )
+            return exchange.read_tensors(self._receive(self.limits.patience)["done"])[0]
+
+    def train(
+        self,
+        weights: str | os.PathLike[str],
+        trained: str | os.PathLike[str],
+        tensors: Mapping[str, NDArray],
+        *,
+        dtype: str,
+        data_format: str,
+        optimizer: Mapping[str, Any],
+    ) -> dict[str, NDArray]:
+        """The losses and logits of a training that begins with the one block of an exchange file.
+
+        Args:
+            weights: the file; where the block brings a velocity, training goes on from it.
+            trained: the exchange file to write: the block after the last step, with its velocity.
+            tensors: "x" and "test_x", channels first, "labels", and in "batches" the numbers of each step's samples.
+            dtype, data_format: what to compute in.
+            optimizer: as `parity.training.optimizers.Optimizer.to_json` tells it.
+        """
+        with self.lock, self._whole_exchange(), tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
+            files = {"case": f"{folder}/case.safetensors", "result": f"{folder}/result.safetensors"}
+            exchange.write_tensors(files["case"], tensors, {}, durable=False)
+            self._send(
+                {"kind": "train", "weights": os.path.abspath(weights), "trained": os.path.abspath(trained)}
+                | files
+                | {"dtype": dtype, "data_format": data_format, "optimizer": dict(optimizer)}
             )
             return exchange.read_tensors(self._receive(self.limits.patience)["done"])[0]
 
@@ -194,11 +224,25 @@ def worker(backend: str, device: str = "cpu", limits: Limits = NORMAL) -> Worker
 
 def run(backend: str, device: str, *request: Any, limits: Limits = NORMAL, **options: Any) -> dict[str, NDArray]:
     """`Worker.run` on the warm worker: never on one that died while this call waited for its turn."""
+    with _warm(backend, device, limits) as warm:
+        return warm.run(*request, **options)
+
+
+def train(backend: str, device: str, *request: Any, limits: Limits = NORMAL, **options: Any) -> dict[str, NDArray]:
+    """`Worker.train`, likewise."""
+    with _warm(backend, device, limits) as warm:
+        return warm.train(*request, **options)
+
+
+@contextlib.contextmanager
+def _warm(backend: str, device: str, limits: Limits) -> Iterator[Worker]:
+    """The warm worker, locked and alive."""
     while True:
         warm = worker(backend, device, limits)
         with warm.lock:
             if warm.alive:
-                return warm.run(*request, **options)
+                yield warm
+                return
 
 
 @atexit.register

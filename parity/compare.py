@@ -46,7 +46,13 @@ def for_json(value: Any) -> Any:
 
 
 def compare(
-    expected: Mapping[str, Measured], got: Mapping[str, NDArray], *, dtype: str, device: str, by_norm: bool = False
+    expected: Mapping[str, Measured],
+    got: Mapping[str, NDArray],
+    *,
+    dtype: str,
+    device: str,
+    by_norm: bool = False,
+    network: bool = False,
 ) -> list[Comparison]:
     """Each expected array against the one of its name; one that is missing, or that nobody expected, is a failure.
 
@@ -57,14 +63,26 @@ def compare(
         device: one of `parity.backends.DEVICES`.
         by_norm: whether gradients, and the steps that follow them, are judged by ``||got - expected|| / ||expected||``:
             where rounding may turn a maximum or the sign before a ReLU, single elements tell nothing.
+        network: whether they are of a network, whose rows of the table are its own.
     """
-    results = [_compare(name, wanted, got.get(name), dtype, device, by_norm) for name, wanted in expected.items()]
+    judged = _Judged(dtype, device, by_norm, network)
+    results = [_compare(name, wanted, got.get(name), judged) for name, wanted in expected.items()]
     unexpected = [name for name in got if name not in expected]
     return results + [_broken(name, f"{name}: not expected, but the backend returned it") for name in unexpected]
 
 
-def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, device: str, by_norm: bool) -> Comparison:
-    precision = PRECISIONS[dtype]
+@dataclass(frozen=True)
+class _Judged:
+    """How arrays are judged, as `compare` tells."""
+
+    dtype: str
+    device: str
+    by_norm: bool
+    network: bool
+
+
+def _compare(name: str, expected: Measured, got: NDArray | None, how: _Judged) -> Comparison:
+    precision = PRECISIONS[how.dtype]
     if got is None:
         return _broken(name, f"{name}: missing from the result")
     if got.shape != expected.value.shape:
@@ -72,11 +90,11 @@ def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, dev
     if str(got.dtype) != precision.dtype_of(name):
         return _broken(name, f"{name}: got {got.dtype}, expected {precision.dtype_of(name)}")
     got = got.astype(np.float64)
-    if by_norm and is_gradient(name):
-        return _compare_norms(name, expected, got, dtype, device)
+    if how.by_norm and is_gradient(name):
+        return _compare_norms(name, expected, got, how)
     size = _largest(expected.value)
     scale = max(size, _largest(expected.magnitude))
-    allowed = tolerance(name, dtype, device) * scale + precision.floor
+    allowed = tolerance(name, how.dtype, how.device, how.network) * scale + precision.floor
     error = _errors(expected.value, got)
     worst = float(error.max(initial=0))
     return Comparison(
@@ -88,15 +106,17 @@ def _compare(name: str, expected: Measured, got: NDArray | None, dtype: str, dev
     )
 
 
-def _compare_norms(name: str, expected: Measured, got: NDArray, dtype: str, device: str) -> Comparison:
+def _compare_norms(name: str, expected: Measured, got: NDArray, how: _Judged) -> Comparison:
+    precision = PRECISIONS[how.dtype]
     # What is not finite is judged by the elements, not by a norm that it would swallow.
     size = _norm(expected.value) or _norm(expected.magnitude)
     error = float(np.linalg.norm(_errors(expected.value, got)))
-    allowed = by_norm_tolerance(dtype, device) * size + PRECISIONS[dtype].floor * math.sqrt(got.size)
+    tolerated = by_norm_tolerance(how.dtype, how.device, how.network)
+    allowed = tolerated * size + precision.floor * math.sqrt(got.size)
     return Comparison(
         name,
         ratio=_share(error, allowed),
-        epsilons=_share(error, PRECISIONS[dtype].epsilon * size),
+        epsilons=_share(error, precision.epsilon * size),
         condition=1.0,
         failure=f"{name}: off by {error:.3g} in the L2 norm, allowed {allowed:.3g}" if error > allowed else "",
         by_norm=True,

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -18,12 +18,13 @@ import numpy as np
 
 from parity import dialects
 from parity.block import Block, same_view
-from parity.dialects import Dialect
+from parity.dialects import Dialect, NetworkDialect
 from parity.dialects._table import NUMBER, Tensor, layer_number
 from parity.errors import DialectError, MissingTensorError, ParityError, SpecError, UnexpectedTensorError
-from parity.spec import ACTIVATIONS, SPECS, Spec
+from parity.spec import ACTIVATIONS, AXIS_NAMES, SPECS, Spec
 from parity.spec._gate import KINDS as GATES
 from parity.spec.eca import PADDINGS
+from parity.spec.scse import MERGES
 
 # What a doubtful field may be, for the question.
 ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -31,6 +32,8 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "activation": ACTIVATIONS,
     "padding": PADDINGS,
     "residual": (False, True),
+    "merge": MERGES,
+    "axis": AXIS_NAMES[max(AXIS_NAMES)],
 }
 
 FIELDS = {field.name for spec in SPECS.values() for field in fields(spec)}  # type: ignore[arg-type]
@@ -71,6 +74,7 @@ class Candidate:
     tensors: Arrays
     extras: Arrays
     spec: Spec | None = None  # None for a dialect that is refused
+    told: Mapping[str, Any] = field(default_factory=dict)  # the fields of the spec that the foreign shapes tell
 
     @property
     def where(self) -> str:
@@ -150,6 +154,8 @@ def detect(
         MissingTensorError, DialectError: for parts and wrong shapes of blocks of the one dialect that is named.
     """
     named = _candidates(dialect)
+    if len(named) == 1 and isinstance(named[0], NetworkDialect):
+        return _networks(arrays, named[0], dict(hints or {}), include, exclude)
     strict = dialect is not None and len(named) == 1
     wanted = [one for one in named if dialect is not None or one.detected]
     groups = _by_prefix(list(arrays), wanted)
@@ -182,7 +188,9 @@ def _candidates(dialect: str | Dialect | None) -> list[Dialect]:
     if dialect is None:
         return list(dialects.DIALECTS.values())
     if isinstance(dialect, str) and set(dialect) & set("*?["):
-        return dialects.find(dialect) or [dialects.get(dialect)]
+        # Whole networks are read where they alone are named: their tensors hold those of the blocks in them.
+        blocks = [one for one in dialects.find(dialect) if not isinstance(one, NetworkDialect)]
+        return blocks or [dialects.get(dialect)]
     return [dialects.get(dialect)]
 
 
@@ -200,6 +208,53 @@ def check_included(include: Sequence[str], names: Sequence[str]) -> None:
             f"patterns of the names of blocks: {_some(list(map(repr, names)))}" if names else "blocks to choose from"
         )
         raise DialectError(f"received include={strange!r}", there)
+
+
+def _networks(
+    arrays: Arrays,
+    dialect: NetworkDialect,
+    hints: Mapping[str, Any],
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> Detection:
+    """The whole networks of `dialect`: every tensor under the prefix of one is its own."""
+    if dialect.refused:
+        raise DialectError(f"received the dialect {dialect.id}: {dialect.refused}", "one that is lossless")
+    every = {prefix.removesuffix("."): keys for prefix, keys in dialect.find(arrays).items()}
+    if not every:
+        others = [one for one in dialects.NETWORKS.values() if one.refused and any(one.sign in key for key in arrays)]
+        known = "".join(f"; they are {one.id}: {one.refused}" for one in others)
+        raise NothingFoundError(
+            f"received {_some(list(arrays))}, which are no network of {dialect.id}{known}",
+            f"{dialect.sign} and the other weights of one, under any prefix",
+            "leave dialect= out to learn which blocks they hold",
+        )
+    check_included(include, list(every))
+    _check_network_hints(dialect, hints, list(every))
+    found = []
+    for name, keys in every.items():
+        if chosen(name, include, exclude):
+            told = hints_for(name, hints, dialect.fields)
+            try:
+                table, spec, tensors, extras = dialect.read({own: arrays[key] for own, key in keys.items()}, told)
+            except ParityError as error:
+                if name:
+                    raise type(error)(f"in the network {name!r}: {error}") from error
+                raise
+            found.append(Found(name, (Candidate(table, name, keys, tensors, extras, spec),)))
+    used = {key for one in found for key in one.keys.values()}
+    return Detection(tuple(found), tuple(key for key in arrays if key not in used))
+
+
+def _check_network_hints(dialect: NetworkDialect, hints: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise `DialectError` for hints that are neither of a field nor for one of the networks `names`."""
+    for name, value in hints.items():
+        some = {} if name in dialect.fields else value if isinstance(value, Mapping) else {name: value}
+        strange = [field for field in some if field not in dialect.fields]
+        if strange:
+            raise DialectError(f"received the hints {', '.join(map(repr, strange))}", f"fields of {dialect.block!r}")
+        if some and not any(fnmatchcase(one, name) for one in names):
+            raise DialectError(f"received hints for {name!r}", f"for one of the networks {', '.join(map(repr, names))}")
 
 
 # Which dialects fit where
@@ -317,7 +372,7 @@ def _fit(dialect: Dialect, name: str, keys: Mapping[str, str], arrays: Arrays) -
     rows = [row for row in dialect.tensors if row.key in keys]
     if all(row.optional for row in rows) or not _lie_so(rows, {row.key: arrays[keys[row.key]].shape for row in rows}):
         return None
-    missing = [row.key for row in dialect.tensors if row.key not in keys and not row.optional]
+    missing = dict.fromkeys(row.key for row in dialect.tensors if row.key not in keys and not row.optional)
     if missing:
         raise MissingTensorError(
             f"received {', '.join(keys.values())} without {', '.join(_full(keys, key) for key in missing)}",
@@ -327,7 +382,8 @@ def _fit(dialect: Dialect, name: str, keys: Mapping[str, str], arrays: Arrays) -
     if dialect.refused:
         return Candidate(dialect, name, keys, {}, {})
     tensors, extras = dialects.to_canonical(dialect, {row.key: arrays[keys[row.key]] for row in rows})
-    candidate = Candidate(dialect, name, keys, tensors, extras)
+    told = dialect.told_by({row.key: arrays[keys[row.key]].shape for row in rows})
+    candidate = Candidate(dialect, name, keys, tensors, extras, told=told)
     return replace(candidate, spec=_spec(candidate, {}))
 
 
@@ -355,7 +411,7 @@ def _spec(candidate: Candidate, hints: Mapping[str, Any]) -> Spec:
     """The spec that sizes, facts, defaults and hints give together; a `DialectError` where they do not agree."""
     dialect = candidate.dialect
     shapes = {name: value.shape for name, value in candidate.tensors.items()}
-    told = {**hints, **dialect.facts}
+    told = {**hints, **dialect.facts, **candidate.told}
     try:
         spec = SPECS[dialect.block].infer(shapes, **{**dialect.defaults, **told})
         stated = type(spec).from_json({**spec.to_json(), **told})
@@ -482,7 +538,7 @@ def _company(
         fitting = [fit for fit, beside in alone if not beside]
         if fitting:
             kept.append(fitting)
-        elif not all(_wide(fit) for fit in fits):
+        elif not all(map(_mistakable, fits)):
             kept.append(fits)
             fit, beside = alone[0]
             faults[fit.name] = UnexpectedTensorError(
@@ -510,10 +566,9 @@ def _beside(fit: Candidate, groups: Groups, used: Collection[str]) -> list[str]:
     ]
 
 
-def _wide(fit: Candidate) -> bool:
-    """Whether a pair of layers is as wide inside as outside, as in a plain multilayer perceptron."""
-    spec = fit.spec
-    return spec is not None and spec.block == "se" and spec.arguments()["hidden_channels"] >= (spec.channels or 0)
+def _mistakable(fit: Candidate) -> str:
+    """What else its weights may be than a block, in words; empty where nothing else."""
+    return fit.spec.mistakable() if fit.spec else ""
 
 
 def _check_names(sets: list[list[Candidate]]) -> None:
@@ -530,7 +585,8 @@ def _check_names(sets: list[list[Candidate]]) -> None:
 def _checked_hints(sets: list[list[Candidate]], hints: Mapping[str, Any]) -> Mapping[str, Any]:
     """`hints`, if every pattern fits a block and every field belongs to one."""
     names = [fits[0].name for fits in sets]
-    known = dict.fromkeys(name for fits in sets for fit in fits if fit.spec for name in fit.spec.arguments())
+    readable = [fit for fits in sets for fit in fits if fit.spec]
+    known = dict.fromkeys(name for fit in readable for name in (*_fields(fit), *fit.dialect.aliases))
     for name, value in hints.items():
         if name in FIELDS or not isinstance(value, Mapping):
             if name not in known and sets:
@@ -546,20 +602,28 @@ def _checked_hints(sets: list[list[Candidate]], hints: Mapping[str, Any]) -> Map
     return hints
 
 
-def hints_for(name: str, hints: Mapping[str, Any]) -> dict[str, Any]:
+def hints_for(name: str, hints: Mapping[str, Any], fields: Collection[str] = FIELDS) -> dict[str, Any]:
     """What the hints say of the block `name`: what they say of all, and then what they say of some."""
-    own = {field: value for field, value in hints.items() if field in FIELDS}
+    own = {field: value for field, value in hints.items() if field in fields or not isinstance(value, Mapping)}
     for pattern, some in hints.items():
-        if pattern not in FIELDS and isinstance(some, Mapping) and fnmatchcase(name, pattern):
+        if pattern not in fields and isinstance(some, Mapping) and fnmatchcase(name, pattern):
             own |= some
     return own
 
 
 def _own_hints(fit: Candidate, hints: Mapping[str, Any]) -> dict[str, Any]:
-    """What the hints say of this block, as far as its kind has such fields."""
+    """What the hints say of this block, as far as its kind has such fields; its project may have its own names."""
+    own: dict[str, Any] = {}
+    for name, value in hints_for(fit.name, hints).items():
+        meant = fit.dialect.aliases.get(name, name)
+        if own.setdefault(meant, value) != value:
+            raise DialectError(f"received the hints {meant}={own[meant]!r} and {name}={value!r}", "one of them")
+    return {field: value for field, value in own.items() if field in _fields(fit)}
+
+
+def _fields(fit: Candidate) -> dict[str, Any]:
     assert fit.spec is not None
-    fields = fit.spec.arguments()
-    return {field: value for field, value in hints_for(fit.name, hints).items() if field in fields}
+    return fit.spec.arguments()
 
 
 def _resolve(fits: list[Candidate], hints: Mapping[str, Any], asked: bool, included: bool) -> Found:
@@ -579,9 +643,10 @@ def _resolve(fits: list[Candidate], hints: Mapping[str, Any], asked: bool, inclu
     if any(not _same_tensors(first, other) for other in agreeing[1:]):
         return Found(first.name, tuple(agreeing), fault=_ambiguous(agreeing))
     told = _own_hints(first, hints)
-    doubts = [*_differences(agreeing), *(_open(agreeing, told) if asked else [])]
-    if _wide(first) and not included and (asked or first.name):
-        doubts.append(Doubt(PLAIN_LAYERS, (), "two layers as wide inside as outside may be a plain perceptron"))
+    doubts = [*_differences(agreeing), *_open(agreeing, told, asked)]
+    plain = _mistakable(first)
+    if plain and not included and (asked or first.name):
+        doubts.append(Doubt(PLAIN_LAYERS, (), plain))
     return Found(first.name, tuple(agreeing), tuple({doubt.fact: doubt for doubt in doubts}.values()))
 
 
@@ -613,12 +678,22 @@ def _short(value: Any) -> Any:
     return value["kind"] if value["kind"] != "hard_sigmoid" or value == plain else dict(value)
 
 
-def _open(fits: list[Candidate], told: Mapping[str, Any]) -> Iterator[Doubt]:
-    """The defaults that users of these classes do set."""
+def _open(fits: list[Candidate], told: Mapping[str, Any], asked: bool) -> Iterator[Doubt]:
+    """What nobody may guess, and where all is `asked`, the defaults that users of these classes do set."""
     fields = fits[0].spec.to_json() if fits[0].spec else {}
-    for name in dict.fromkeys(name for fit in fits for name in fit.dialect.doubtful):
+    names = [name for fit in fits for name in (*(fit.dialect.doubtful if asked else ()), *fit.dialect.asked)]
+    for name in dict.fromkeys(names):
         if name not in told and fields.get(name) is not None:  # what is not there has no epsilon
-            yield Doubt(name, ALLOWED.get(name, (fields[name],)), "the weights are the same whatever it is")
+            yield Doubt(name, _allowed(name, fits[0]), "the weights are the same whatever it is")
+
+
+def _allowed(name: str, fit: Candidate) -> tuple[Any, ...]:
+    """What a doubtful field may be; where that is any number, what it is by default."""
+    now = _fields(fit)[name]
+    if name == "num_heads":
+        channels = fit.tensors["attention.query.kernel"].shape[0]
+        return tuple(number for number in range(1, channels + 1) if channels % number == 0)
+    return (now,) if type(now) in (int, float) else ALLOWED.get(name, (fit.spec.to_json()[name],) if fit.spec else ())
 
 
 # Errors

@@ -28,6 +28,7 @@ from parity.block import Block
 from parity.compare import Comparison, compare, for_json
 from parity.mistakes import Setting, Variation, variations
 from parity.oracle import Measured
+from parity.spec import NETWORKS
 
 # The elements of an input up to which single mistakes, and pairs of them, are tried.
 LARGE, LARGE_FOR_PAIRS = 2**16, 2**14
@@ -68,6 +69,11 @@ class Observation:
     device: str = "cpu"
     by_norm: bool = False
 
+    @property
+    def network(self) -> bool:
+        """Whether it is a network."""
+        return self.block.spec.block in NETWORKS
+
     @cached_property
     def right(self) -> Mapping[str, Measured]:
         """What should have come out, of what did."""
@@ -91,7 +97,8 @@ class Observation:
         """How what came out compares with what would have, were `results` right."""
         kept = {name: value for name, value in results.items() if name in self.right}
         got = {name: self.got[name] for name in kept}
-        return compare(kept, got, dtype=self.dtype, device=self.device, by_norm=self.by_norm)
+        how: dict[str, Any] = {"by_norm": self.by_norm, "network": self.network}
+        return compare(kept, got, dtype=self.dtype, device=self.device, **how)
 
     def under(self, variation: Variation, whole: bool, loaded: bool = False) -> dict[str, Measured]:
         """What the oracle makes of it under a mistake, the whole or what a forward pass gives; nothing where it cannot.
@@ -188,6 +195,26 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
 def _listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _first_layer(seen: Observation) -> Diagnosis:
+    """Of a network: where it begins. Mistakes are tried on blocks."""
+    before = max(result.ratio for result in seen.off)
+    names = [name.removeprefix("layer.") for name in seen.right if name.startswith("layer.")]
+    off = [result.name.removeprefix("layer.") for result in seen.off if result.name.startswith("layer.")]
+    if not names:
+        return Diagnosis(
+            before, left="networks are not tried for mistakes; their case in inference mode names the layer"
+        )
+    if not off:
+        where = (
+            "every layer agrees" if "output" not in {r.name for r in seen.off} else "every layer before the head agrees"
+        )
+        return Diagnosis(before, left=where)
+    first = min(off, key=names.index)
+    agreed = names[: names.index(first)]
+    told = f"{agreed[-1]!r} before it still agrees" if agreed else "it is the first of all"
+    return Diagnosis(before, left=f"the first layer that differs is {first!r}; {told}")
 
 
 @dataclass
@@ -353,6 +380,8 @@ class Diagnoses:
         """A diagnosis, if anything is off: one that tries nothing where another case failed alike, or enough did."""
         if not seen.off:
             return None
+        if seen.network:
+            return _first_layer(seen)
         cell = (backend, seen.block.spec.block)
         key = (*cell, *(result.name for result in seen.off))
         with self._lock:

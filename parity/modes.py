@@ -140,7 +140,7 @@ LIMITS: tuple[Limit, ...] = (
             backends,
             "onnxruntime has no float64 convolution",
             "Could not find an implementation for Conv",
-            blocks=("cbam", "eca"),
+            blocks=("cbam", "eca", "conv_attention", "multi_head_eca"),
             dtypes=("float64",),
         )
         for backends in (TORCH, KERAS_TORCH)
@@ -157,7 +157,7 @@ LIMITS: tuple[Limit, ...] = (
         for backends in (TORCH, KERAS_TORCH)
         for symptom, blocks in (
             ("Could not find an implementation for", ("se", "ca")),
-            ("Type 'tensor(bfloat16)' of input parameter", ("cbam", "eca")),
+            ("Type 'tensor(bfloat16)' of input parameter", ("cbam", "eca", "conv_attention", "multi_head_eca")),
         )
     ),
     Limit(

@@ -15,10 +15,13 @@ from parity.compare import Comparison, compare, for_json
 from parity.diagnosis import Diagnoses, Diagnosis, Observation
 from parity.errors import BackendCrashedError, BackendDiedError, ModeMissingError, ParityError
 from parity.faults import NORMAL, Limits
-from parity.spec import SPECS
+from parity.spec import NETWORKS, SPECS
 
 # A backend whose worker died with this many cases in a row is not started again for the others.
 DEATHS = 3
+
+# Of a case's failures at most this many are told one by one.
+TOLD = 40
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ class Outcome:
     def explain(self) -> str:
         """One paragraph: what is wrong, and the command that shows it again."""
         device = "" if self.device == "cpu" else f" --device {self.device}"
-        what = self.error or "\n".join(comparison.failure for comparison in self.comparisons if comparison.failure)
+        failures = [comparison.failure for comparison in self.comparisons if comparison.failure]
+        # A network's go into the hundreds.
+        more = [f"and {len(failures) - TOLD} more results"] if len(failures) > TOLD else []
+        what = self.error or "\n".join(failures[:TOLD] + more)
         what += f"\n{self.diagnosis.text}" if self.diagnosis else ""
         return (
             f"{self.backend}: case {self.case}\n{what}\n"
@@ -117,7 +123,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a script: the table first, then each outcome."""
-        cells = itertools.product(SPECS, self.judged)
+        cells = itertools.product((*SPECS, *NETWORKS), self.judged)
         return {
             "agreed": self.agreed,
             "device": self.device,
@@ -313,7 +319,8 @@ def _outcome(
         deaths.note(backend, error)
         return _crashed(backend, device, case, error)
     deaths.note(backend, None)
-    comparisons = compare(expected, got, dtype=case.dtype, device=device, by_norm=problem.by_norm)
+    network = case.block in NETWORKS
+    comparisons = compare(expected, got, dtype=case.dtype, device=device, by_norm=problem.by_norm, network=network)
     diagnosis = None
     if any(comparison.failure for comparison in comparisons):
         observed = replace(problem, expected=expected, cotangent=None) if infers else problem

@@ -195,6 +195,8 @@ def _try(case: Case, mistakes: Sequence[str] | None, trials: dict[tuple[str, str
     _check(case, problem, verdict)
     setting = Setting(problem.block, problem.x, case.training, case.data_format)
     for variation in variations(setting, mistakes):
+        if _shows(setting, variation):
+            continue
         key = variation.mistake, variation.words
         trial = trials.setdefault(key, Trial(variation.mistake, case.block, variation.words, case.training))
         line = reason(setting, variation)
@@ -217,6 +219,12 @@ def _try(case: Case, mistakes: Sequence[str] | None, trials: dict[tuple[str, str
                 sent = _worst(case, problem, _sent(case, problem, variation, verdict))
                 trial = replace(trial, on_backend=sent.ratio)
         trials[key] = trial
+
+
+def _shows(setting: Setting, variation: Variation) -> bool:
+    """Whether another spec gives an output of another shape, which anything would catch."""
+    other = variation.respec(setting.spec)
+    return other.output_shape(setting.input_shape, "channels_first") != setting.output_shape()
 
 
 def _check(case: Case, problem: Problem, verdict: Verdict) -> None:
@@ -257,7 +265,7 @@ def _sent(case: Case, problem: Problem, variation: Variation, verdict: Verdict) 
         "cpu",
         variation.block(problem.block),
         variation.laid_out(problem.x, case.data_format),
-        None if cotangent is None else variation.laid_out(cotangent, case.data_format),
+        None if cotangent is None else variation.laid_into(cotangent, case.data_format),
         training=case.training,
         dtype=case.dtype,
         data_format=case.data_format,

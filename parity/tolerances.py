@@ -65,7 +65,8 @@ class Precision:
 
     def dtype_of(self, name: str) -> str:
         """The dtype of the result `name`."""
-        return self.compute if name in ("output", "grad.input") else self.variables
+        computed = name in ("output", "grad.input") or name.startswith("layer.")
+        return self.compute if computed else self.variables
 
 
 # By the name that a case, `parity.evaluate` and Keras' dtype policies have for them.
@@ -74,7 +75,19 @@ PRECISIONS = {name: Precision(name, name) for name in (*EPSILON, *HALF_EPSILON)}
 }
 HALF_DTYPES = tuple(name for name, precision in PRECISIONS.items() if precision.is_half)
 
+# The same of networks, relative to the array itself: a ReLU behind some layers is decided when what their roundings
+# come to cannot turn it.
+NETWORK_MARGIN = 32
+
+# Of the gradients of a network's case: how many times as large as the roundings on the way they may be off.
+NETWORK_CONDITION = 64
+DEEP_NETWORK_CONDITION = 1024  # in float64 alone
+
 QUANTITIES = ("output", "input gradient", "parameter gradient", "statistic", "step", "network")
+
+# Of the cases of networks (`parity.network_cases`), whose gradients, and the steps along them, are judged by norm. The
+# "network" among the others is one that `parity.port` carried across.
+NETWORK_QUANTITIES = ("network output", "network layer", "network statistic", "network gradient")
 
 
 @dataclass(frozen=True)
@@ -200,6 +213,42 @@ def _half_rows(dtype: str, device: str) -> dict[tuple[str, str, str], Row]:
     return _rows(dtype, device, None, **{name: (allowed, worst) for (name, allowed), worst in pairs})
 
 
+# Of networks, in epsilons: (tolerance, measured). Measured with `parity run` on the CPU with torch 2.13.0 alone.
+NETWORK_ROWS: dict[str, dict[str, tuple[float, float | None]]] = {
+    "float64": {
+        "network_output": (4096, 3.5),
+        "network_layer": (4096, 8.8),
+        "network_statistic": (4096, 1.7),
+        "network_gradient": (4096, 331.0),
+    },
+    "float32": {
+        "network_output": (64, 9.5),
+        "network_layer": (64, 4.6),
+        "network_statistic": (32, 1.5),
+        "network_gradient": (1024, 142.8),
+    },
+}
+# Of TF32, in its epsilons; not measured on a GPU yet. What is near a ReLU's zero turns.
+NETWORK_TF32: dict[str, tuple[float, float | None]] = {
+    "network_output": (16, None),
+    "network_layer": (16, None),
+    "network_statistic": (8, None),
+    "network_gradient": (256, None),
+}
+
+
+def _network_rows(dtype: str, device: str) -> dict[tuple[str, str, str], Row]:
+    if dtype == "float32" and device == "gpu-tf32":
+        return _rows(dtype, device, TF32_EPSILON, **NETWORK_TF32)
+    rows = {
+        name: (allowed, worst if device == "cpu" else None) for name, (allowed, worst) in NETWORK_ROWS[dtype].items()
+    }
+    return _rows(dtype, device, None, **rows)
+
+
+for _dtype, _device in product(NETWORK_ROWS, {device for _, _, device in TABLE}):
+    TABLE |= _network_rows(_dtype, _device)
+
 for _dtype, _device in product(HALF_DTYPES, {device for _, _, device in TABLE}):
     TABLE |= _half_rows(_dtype, _device)
 
@@ -212,16 +261,68 @@ def quantity(name: str) -> str:
     return kinds.get(name.partition(".")[0], "step")
 
 
+def network_quantity(name: str) -> str:
+    """The kind of a network's result by its name: "layer.stem" is a network layer."""
+    kinds = {"output": "network output", "layer": "network layer", "after": "network statistic"}
+    return kinds.get(name.partition(".")[0], "network gradient")
+
+
 def is_gradient(name: str) -> bool:
     """Whether the result `name` is a gradient, or what a step along it led to."""
     return quantity(name) in ("input gradient", "parameter gradient", "step")
 
 
-def by_norm_tolerance(dtype: str, device: str) -> float:
+def by_norm_tolerance(dtype: str, device: str, network: bool = False) -> float:
     """The tolerance for the relative L2 error of a gradient."""
-    return TABLE["gradient by norm", dtype, device].tolerance
+    return TABLE["network gradient" if network else "gradient by norm", dtype, device].tolerance
 
 
-def tolerance(name: str, dtype: str, device: str) -> float:
-    """The tolerance for the result `name`, relative to the scale of its array."""
-    return TABLE[quantity(name), dtype, device].tolerance
+def tolerance(name: str, dtype: str, device: str, network: bool = False) -> float:
+    """The tolerance for the result `name`, of a block or of a network, relative to the scale of its array."""
+    return TABLE[network_quantity(name) if network else quantity(name), dtype, device].tolerance
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """How far a training may be from the oracle's.
+
+    Args:
+        loss: at each step, absolute: a loss begins at 2.3, that of ten classes that are equally likely.
+        weights: after the last step, relative to the largest number of each tensor; running statistics, too.
+        logits: of the test images, relative to the largest.
+        images: how many of the test images may be taken for something else.
+    """
+
+    loss: Row
+    weights: Row
+    logits: Row
+    images: int
+
+
+def _envelope(images: int, **rows: tuple[float, float | None]) -> Envelope:
+    return Envelope(**{name: Row(*row) for name, row in rows.items()}, images=images)
+
+
+# (optimizer, dtype) of `parity.training`, for 200 steps. Roundings grow from step to step as long as training makes
+# progress, and faster the larger its steps; so the room above the measured is larger than in the table of blocks.
+TRAINING: dict[tuple[str, str], Envelope] = {
+    ("sgd", "float64"): _envelope(0, loss=(1e-10, 3.6e-14), weights=(1e-9, 2.7e-13), logits=(1e-9, 4.1e-13)),
+    ("adam", "float64"): _envelope(0, loss=(1e-10, 5.2e-14), weights=(1e-9, 3.7e-13), logits=(1e-9, 5.5e-13)),
+    ("sgd", "float32"): _envelope(2, loss=(1e-3, 5.7e-6), weights=(1e-2, 9.2e-6), logits=(1e-2, 6.1e-5)),
+    ("adam", "float32"): _envelope(2, loss=(1e-3, 1.8e-6), weights=(1e-2, 1.7e-5), logits=(1e-2, 1.2e-5)),
+}
+
+# In float32, of a network that takes maxima: which of two numbers is the larger one turns on a rounding once in a
+# training or two, and from there on the curves part.
+TRAINING_WITH_MAXIMA: dict[tuple[str, str], Envelope] = TRAINING | {
+    ("sgd", "float32"): _envelope(36, loss=(0.25, 3.7e-7), weights=(1.0, 3.4e-6), logits=(0.5, 1.4e-6)),
+    ("adam", "float32"): _envelope(36, loss=(0.25, 0.034), weights=(1.0, 0.30), logits=(0.5, 0.14)),
+}
+
+# How far Adam's formulas lead apart by themselves, in the loss at any step: the oracle's own figures.
+ADAM_FORMULAS_APART = Row(0.1, None)
+
+
+def training_envelope(optimizer: str, dtype: str, with_maxima: bool) -> Envelope:
+    """How far a training may be from the oracle's."""
+    return (TRAINING_WITH_MAXIMA if with_maxima else TRAINING)[optimizer, dtype]

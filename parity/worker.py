@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,7 +22,8 @@ from parity.block import Block, kernels_first
 from parity.errors import DeviceMissingError, ParityError
 from parity.loading import load_blocks
 from parity.modes import PLAIN
-from parity.spec import channel_axis, is_statistic, spec_from_json
+from parity.spec import NetworkSpec, channel_axis, is_statistic, spec_from_json
+from parity.training._worker import serve as serve_training
 
 
 def main(backend: str, device: str, descriptor: str) -> None:
@@ -34,7 +36,7 @@ def main(backend: str, device: str, descriptor: str) -> None:
         if request is None:
             adapter = BACKENDS[backend].adapter()
             return {"ready": _prepare(adapter, backend, device)}
-        _serve(adapter, device, request)
+        SERVED[request["kind"]](adapter, device, request)
         return {"done": request["result"]}
 
     try:
@@ -72,6 +74,7 @@ def _prepare(adapter: Adapter, backend: str, device: str) -> dict[str, Any]:
 
 
 def _serve(adapter: Adapter, device: str, request: dict[str, Any]) -> None:
+    """Compute a case, as `parity.client.Worker.run` asks for it."""
     tensors, _ = exchange.read_tensors(request["case"])
     spec = spec_from_json(request["spec"])
     block = Block("block", spec, {name: tensors[f"block/{name}"] for name in spec.parameters()})
@@ -124,8 +127,13 @@ def evaluate(
             for name, variable in live.variables.items()
         }
 
+    results: dict[str, np.ndarray] = {}
+    names = block.spec.layers() if isinstance(block.spec, NetworkSpec) and not training and mode == PLAIN else ()
+    if names:
+        outputs = adapter.layer_outputs(model, x, names, data_format=data_format)
+        results |= {f"layer.{name}": _from_bits(outputs[name]) for name in names}
     output, gradients = step(x, cotangent, steps > 0)
-    results = {"output": _from_bits(output)}
+    results["output"] = _from_bits(output)
     results |= {f"grad.{name}": canonical(name, value) for name, value in gradients.items()}
     if training:
         results |= {f"after.{name}": value for name, value in state().items() if is_statistic(name)}
@@ -146,6 +154,10 @@ def _from_bits(value: object) -> np.ndarray:
     """An array as an adapter gives it: the bits of a bfloat16 one as uint16, because NumPy alone has no such dtype."""
     array = np.asarray(value)
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array
+
+
+# By the kind of a request.
+SERVED: dict[str, Callable[[Adapter, str, dict[str, Any]], None]] = {"evaluate": _serve, "train": serve_training}
 
 
 if __name__ == "__main__":

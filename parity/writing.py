@@ -24,7 +24,7 @@ import numpy as np
 
 from parity import dialects, exchange
 from parity.block import Block, same_view
-from parity.dialects import Dialect
+from parity.dialects import Dialect, NetworkDialect
 from parity.errors import BackendMissingError, DialectError, FormatError, ParityError, SpecError, UnexpectedTensorError
 from parity.spec import SPECS, Spec
 
@@ -306,12 +306,16 @@ def _form(block: Block, dialect: Dialect) -> Form:
         raise DialectError(f"{where} is refused: {dialect.refused}", remedy="choose another dialect, or none")
     if block.spec.block != dialect.block:
         raise DialectError(f"{where}: received a block of kind {block.spec.block!r}", f"{dialect.block!r}")
-    _check_facts(where, block.spec, dialect)
+    network = dialect if isinstance(dialect, NetworkDialect) else None
+    if network:
+        dialect = network.table(block.spec)
+    else:
+        _check_facts(where, block.spec, dialect)
     rows = {tensor.canonical for tensor in dialect.tensors if tensor.extra}
     extras = {name: value for name, value in block.extras.items() if name in rows}
     prefix, star = _place(block.name, dialect)
     try:
-        state = dialects.from_canonical(dialect, block.tensors, extras, star=star)
+        state = dialects.from_canonical(dialect, block.tensors, extras, star=star, spec=block.spec)
         back = dialects.to_canonical(dialect, state)
     except (ParityError, IndexError, ValueError) as error:  # of a layout that has no room for a tensor of this rank
         raise DialectError(f"{where} does not work out: {error}") from error
@@ -325,7 +329,9 @@ def _form(block: Block, dialect: Dialect) -> Form:
             raise DialectError(f"{where} would not give {', '.join(lost)} back", "tensors for which it has room")
     dropped = tuple(name for name in block.extras if name not in extras)
     keyed = {f"{prefix}{key}": value for key, value in state.items()}
-    return Form(block, dialect, keyed, _hidden(where, block.spec, dialect), dropped)
+    shapes = {key: value.shape for key, value in state.items()}
+    hints = network.hints(block.spec, shapes) if network else _hidden(where, block.spec, dialect)
+    return Form(block, dialect, keyed, hints, dropped)
 
 
 def _place(name: str, dialect: Dialect) -> tuple[str, str]:
@@ -348,11 +354,16 @@ def _check_facts(where: str, spec: Spec, dialect: Dialect) -> None:
 
 
 def _hidden(where: str, spec: Spec, dialect: Dialect) -> dict[str, Any]:
-    """The fields of `spec` that weights in `dialect` do not tell, where they are not its defaults."""
-    shapes = spec.parameters()
-    read = _inferred(where, spec, shapes, {**dialect.defaults, **dialect.facts}).to_json()
-    told = {name: value for name, value in spec.to_json().items() if name in dialect.defaults and value != read[name]}
-    differences = spec.differences(_inferred(where, spec, shapes, {**dialect.defaults, **told, **dialect.facts}))
+    """The fields of `spec` that weights in `dialect` do not tell, where they are not its defaults, or are asked for."""
+    shapes, now = spec.parameters(), spec.to_json()
+    facts = {**dialect.facts, **{name: now[name] for name in dialect.sizes.values()}}
+    read = _inferred(where, spec, shapes, {**dialect.defaults, **facts}).to_json()
+    told = {
+        name: value
+        for name, value in now.items()
+        if name in dialect.asked or (name in dialect.defaults and value != read[name])
+    }
+    differences = spec.differences(_inferred(where, spec, shapes, {**dialect.defaults, **told, **facts}))
     if differences:
         fields = "; ".join(differences)
         raise DialectError(

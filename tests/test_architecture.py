@@ -14,9 +14,10 @@ import pytest
 
 import parity
 from parity.backends import BACKENDS
-from parity.spec import SPECS
+from parity.spec import NETWORKS, SPECS
 
 ROOT = Path(parity.__file__).parent
+EVERY = SPECS | NETWORKS
 PACKAGES = {backend.package: backend for backend in BACKENDS.values()}
 FRAMEWORKS = {module for backend in BACKENDS.values() for module in backend.requires}
 
@@ -91,12 +92,14 @@ def block_files(folder):
 def test_every_block_has_its_file_everywhere_and_nothing_else_has_one(package):
     folder = ROOT.parent.joinpath(*package.split("."))
     assert block_files(folder) == set(SPECS)
+    assert block_files(folder / "networks") == set(NETWORKS)
 
 
 def public(package, block):
     """The signature and the docstring of a block in a backend's package, found as the adapters find it."""
-    options = SPECS[block].options_class
-    module = ast.parse(ROOT.parent.joinpath(*package.split("."), f"{block}.py").read_text())
+    options = EVERY[block].options_class
+    folder = ROOT.parent.joinpath(*package.split("."), *(["networks"] if block in NETWORKS else []))
+    module = ast.parse((folder / f"{block}.py").read_text())
     for node in module.body:
         if isinstance(node, ast.ClassDef) and node.name == options.class_name:
             (make,) = (item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
@@ -106,23 +109,23 @@ def public(package, block):
     raise AssertionError(f"{package}.{block} defines neither {options.class_name} nor {options.function_name}")
 
 
-@pytest.mark.parametrize("block", SPECS)
+@pytest.mark.parametrize("block", EVERY)
 @pytest.mark.parametrize("package", PACKAGES)
 def test_signatures_have_the_options_of_the_contract(package, block):
     """Names, order and defaults, read as text, so that no framework is needed."""
     arguments, _ = public(package, block)
     names = [argument.arg for argument in arguments.kwonlyargs]
-    wanted = [field.name for field in fields(SPECS[block].options_class)]
+    wanted = [field.name for field in fields(EVERY[block].options_class)]
     assert [name for name in names if name in wanted] == wanted
     assert not set(wanted) & {argument.arg for argument in arguments.args}
     scope = vars(importlib.import_module("parity.spec"))
-    for field in fields(SPECS[block].options_class):
+    for field in fields(EVERY[block].options_class):
         default = arguments.kw_defaults[names.index(field.name)]
         assert default is not None, field.name
         assert eval(ast.unparse(default), dict(scope)) == field.default, field.name
 
 
-@pytest.mark.parametrize("block", SPECS)
+@pytest.mark.parametrize("block", EVERY)
 @pytest.mark.parametrize("package", PACKAGES)
 def test_arguments_are_typed_and_told(package, block):
     arguments, text = public(package, block)

@@ -193,7 +193,7 @@ def test_a_file_without_probes_proves_nothing(checkpoint, tmp_path, capsys):
 def test_dialects_are_listed_with_their_exactness(capsys):
     assert cli.main(["dialects", "--json", "-"]) == cli.AGREED
     listed = json.loads(capsys.readouterr().out)
-    assert [one["id"] for one in listed] == list(dialects.DIALECTS)
+    assert [one["id"] for one in listed] == [*dialects.DIALECTS, *dialects.NETWORKS]
     assert all(one["exactness"] == "lossless" or one["exactness"].startswith("refused: ") for one in listed)
     assert cli.main(["dialects", "timm/*"]) == cli.AGREED
     assert "timm/CbamModule" in told(capsys)

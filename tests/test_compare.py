@@ -8,7 +8,7 @@ import pytest
 from parity.compare import compare
 from parity.oracle import Measured
 from parity.oracle._measured import given
-from parity.tolerances import DTYPES, HALF_DTYPES, QUANTITIES, TABLE, quantity, tolerance
+from parity.tolerances import DTYPES, HALF_DTYPES, NETWORK_QUANTITIES, QUANTITIES, TABLE, quantity, tolerance
 
 EXPECTED = np.array([[1.0, -2.0], [3.0, 4.0]])
 
@@ -98,6 +98,7 @@ def test_every_quantity_has_a_row_for_every_dtype_and_device():
     devices = {key[2] for key in TABLE}
     half = [*(q for q in QUANTITIES if q != "network"), "gradient by norm"]
     rows = {*itertools.product(QUANTITIES, DTYPES, devices), *itertools.product(half, HALF_DTYPES, devices)}
+    rows |= {*itertools.product(NETWORK_QUANTITIES, DTYPES, devices)}
     assert rows == set(TABLE)
     names = ("output", "grad.input", "grad.fc1.kernel", "after.norm.mean", "step2.fc1.kernel", "network.fc")
     assert tuple(map(quantity, names)) == QUANTITIES

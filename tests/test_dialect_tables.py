@@ -8,7 +8,8 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from collections import Counter
+from dataclasses import fields, replace
 from functools import cache
 
 import ml_dtypes
@@ -20,7 +21,7 @@ from parity import detection, dialects, exchange, oracle
 from parity.cases import OPTIONS
 from parity.compare import compare
 from parity.dialects._table import LAYOUTS, Dialect, Tensor
-from parity.errors import DialectError, UnexpectedTensorError
+from parity.errors import DialectError, SpecError, UnexpectedTensorError
 from parity.oracle import Measured
 from parity.spec import SPECS, CBAMSpec, ECASpec
 
@@ -47,7 +48,7 @@ def by_id(values):
 
 def test_ids_are_unique_and_name_a_project_and_a_class():
     assert len(ALL) == sum(len(family.DIALECTS) for family in dialects.FAMILIES)
-    assert len(ALL) == 121
+    assert len(ALL) == 155
     for one in ALL:
         assert re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w-]+)?", one.id)
 
@@ -74,9 +75,17 @@ def test_a_table_is_sound(dialect):
     assert dialect.source
     assert set(dialect.doubtful) <= set(dialect.defaults)
     assert not set(dialect.facts) & set(dialect.doubtful)
-    keys = [row.key for row in dialect.tensors]
+    keys = [row.key for row in dialect.tensors if row.part[0] == 0]
     names = [row.canonical for row in dialect.tensors]
     assert len(set(keys)) == len(keys)
+    parts = Counter((row.key, row.part[1]) for row in dialect.tensors)
+    assert all(count == number for (_, count), number in parts.items())
+    assert set(dialect.asked) <= set(dialect.defaults)
+    assert not set(dialect.asked) & {*dialect.facts, *dialect.doubtful, *dialect.sizes.values()}
+    assert set(dialect.sizes) <= {letter for row in dialect.tensors for letter in row.shape.split()}
+    wanted = {field.name for field in fields(SPECS[dialect.block])}
+    assert {*dialect.sizes.values(), *dialect.aliases.values()} <= wanted
+    assert not dialect.aliases.keys() & wanted
     assert len(set(names)) == len(names)
     assert all(step in LAYOUTS for row in dialect.tensors for step in row.layout.split())
     assert not all(row.optional for row in dialect.tensors)
@@ -115,16 +124,15 @@ def test_refused_are_these():
         "ECANet/eca_ns",
         "MenghaoGuo/CBAM",
         "bubbliiiing-tf2/ca_block",
-        "mmdet/ChannelAttention",
         "monai/ResidualSELayer",
         "nikhilroxtomar/cbam@47c17d1",
+        "pytorch-toolbelt/ChannelSpatialGate2dV2",
         "timm/EcaModule-mlp",
         "timm/EfficientLocalAttn",
         "timm/LightCbamModule",
         "timm/SEModule-norm",
         "timm/SimpleCoordAttn",
         "ultralytics/CBAM",
-        "ultralytics/ChannelAttention",
     ]
 
 
@@ -167,7 +175,7 @@ def _fitting(name):
         if needed <= shapes.keys() <= rows.keys():
             spec = told(spec, dialect)
             tensors = {name: random(*shape) for name, shape in shapes.items()}
-            if spec is None or spec.parameters() != shapes or not writable(dialect, tensors):
+            if spec is None or spec.parameters() != shapes or not writable(dialect, tensors, spec):
                 continue
             found.setdefault(tuple(shapes.items()), spec)
     return list(found.values())
@@ -179,18 +187,19 @@ def told(spec, dialect):
     said = {**dialect.defaults, **dialect.facts}
     said.pop("spatial_dims", None)
     known = {name: value for name, value in said.items() if given[name] is not None or name in dialect.facts}
-    changed = type(spec).from_json(given | known)
+    try:
+        changed = type(spec).from_json(given | known)
+    except SpecError:  # an axis that this rank has not
+        return None
     if isinstance(changed, CBAMSpec) and changed.parts == "spatial" and changed.spatial_features == "pooled":
         return replace(changed, channels=None)  # which its weights do not tell
     return replace(changed, channels=None) if isinstance(changed, ECASpec) else changed
 
 
-def writable(dialect, tensors):
+def writable(dialect, tensors, spec):
     """Whether the table's layouts have these ranks."""
-    rows = {row.canonical: row for row in dialect.tensors if not row.extra}
     try:
-        for name, value in tensors.items():
-            rows[name].from_canonical(value)
+        dialects.from_canonical(dialect, tensors, star=star_of(dialect), spec=spec)
     except DialectError:
         return False
     return True
@@ -224,14 +233,14 @@ def test_canonical_foreign_canonical_is_bitwise(dialect):
     for spec, dtype in itertools.product(specs, DTYPES):
         tensors = {name: random(*shape).astype(dtype) for name, shape in spec.parameters().items()}
         extras = extras_of(dialect)
-        state = dialects.from_canonical(dialect, tensors, extras, star=star_of(dialect))
+        state = dialects.from_canonical(dialect, tensors, extras, star=star_of(dialect), spec=spec)
         assert not any("*" in key for key in state)
         back, kept = dialects.to_canonical(dialect, state)
         assert same(back, tensors)
         assert same(kept, extras)
-        assert same(dialects.from_canonical(dialect, back, kept, star=star_of(dialect)), state)
+        assert same(dialects.from_canonical(dialect, back, kept, star=star_of(dialect), spec=spec), state)
         other = {name: scattered(value) for name, value in tensors.items()}
-        assert same(dialects.from_canonical(dialect, other, extras, star=star_of(dialect)), state)
+        assert same(dialects.from_canonical(dialect, other, extras, star=star_of(dialect), spec=spec), state)
         assert same(dialects.to_canonical(dialect, {key: scattered(value) for key, value in state.items()})[0], tensors)
 
 
@@ -249,9 +258,9 @@ def test_a_named_dialect_tells_the_spec(dialect):
     """Sizes and biases from the weights, the rest from the dialect, under any prefix."""
     for spec in fitting(dialect):
         tensors = {name: random(*shape) for name, shape in spec.parameters().items()}
-        state = dialects.from_canonical(dialect, tensors, extras_of(dialect), star=star_of(dialect))
+        state = dialects.from_canonical(dialect, tensors, extras_of(dialect), star=star_of(dialect), spec=spec)
         prefix = "net" + dialect.separator
-        hints = {"spatial_dims": spec.spatial_dims}
+        hints = {name: spec.to_json()[name] for name in ("spatial_dims", *dialect.asked)}
         # Two layers as wide inside as outside may be a plain perceptron: that these are none must be said.
         wide = any(len(size) == 2 and size[0] >= size[1] for size in [*spec.parameters().values()][:1])
         found = detection.detect(
@@ -295,6 +304,10 @@ ASKED = {
     "changzy00/CoordinateAttention": "gate activation",
     "CoordAttention/mbv2_ca.CoordAtt": "",
     "bubbliiiing/CA_Block": "",
+    "tutorial-pytorch/Conv1dWithAttention": "stride padding dilation groups num_heads",
+    "tutorial-pytorch/ECAAttention-multihead": "scale offset num_heads",
+    "keras/Conv-MultiHeadAttention": "stride padding dilation groups",
+    "keras/ECA-MultiHeadAttention": "gate scale offset",
 }
 
 
@@ -303,7 +316,7 @@ def test_detection_asks_what_no_weight_tells(name):
     dialect = dialects.get(name)
     spec = fitting(dialect)[0]
     tensors = {key: random(*shape) for key, shape in spec.parameters().items()}
-    state = dialects.from_canonical(dialect, tensors, star=star_of(dialect))
+    state = dialects.from_canonical(dialect, tensors, star=star_of(dialect), spec=spec)
     arrays = {f"net{dialect.separator}{key}": value for key, value in state.items()}
     (found,) = detection.detect(arrays).found
     assert {doubt.fact for doubt in found.doubts} == set(ASKED[name].split())
@@ -319,6 +332,76 @@ def test_bias_free_coordinate_attention_is_timm_alone():
     tensors = {key: random(*shape) for key, shape in spec.parameters().items()}
     (block,) = detection.detect(dialects.from_canonical(dialect, tensors)).blocks()
     assert block.spec == spec
+
+
+HEADS = np.arange(24.0).reshape(2, 3, 4)  # as Keras has it: (in, heads, size), or (heads, size, out)
+
+
+def test_heads_are_merged_in_order_and_split_again():
+    query, output = (
+        Tensor("query/kernel", "query.kernel", "heads_last dense", shape="C H D"),
+        Tensor("output/kernel", "output.kernel", "heads_first dense", shape="H D C"),
+    )
+    assert query.to_canonical(HEADS)[7].tolist() == HEADS[:, 1, 3].tolist()  # head 1, its channel 3
+    assert output.to_canonical(HEADS)[:, 5].tolist() == HEADS[1, 2].tolist()
+    for row, heads in ((query, 3), (output, 2)):
+        assert np.array_equal(row.from_canonical(row.to_canonical(HEADS), {"H": heads}), HEADS)
+        assert row.from_canonical(row.to_canonical(HEADS), {"H": 1}).shape != HEADS.shape
+        with pytest.raises(DialectError, match="is to hold 5 heads; expected a number"):
+            row.from_canonical(row.to_canonical(HEADS), {"H": 5})
+        with pytest.raises(
+            DialectError, match="untold heads; expected a number of heads that divides it; tell it with"
+        ):
+            row.from_canonical(row.to_canonical(HEADS))
+
+
+def test_one_tensor_that_holds_several_is_read_as_views_and_written_whole():
+    dialect = dialects.get("tutorial-pytorch/Conv1dWithAttention")
+    spec = next(spec for spec in fitting(dialect) if spec.attention_bias)
+    tensors = {name: random(*shape) for name, shape in spec.parameters().items()}
+    state = dialects.from_canonical(dialect, tensors)
+    whole = state["attention.in_proj_weight"]
+    assert whole.shape == (3 * spec.out_channels, spec.out_channels)
+    order = [tensors[f"attention.{part}.kernel"] for part in ("query", "key", "value")]
+    assert np.array_equal(whole, np.concatenate(order))
+    back, _ = dialects.to_canonical(dialect, state)
+    assert all(np.shares_memory(back[f"attention.{part}.kernel"], whole) for part in ("query", "key", "value"))
+    with pytest.raises(DialectError, match="in_proj_weight; expected 3 tensors of one shape and dtype"):
+        dialects.from_canonical(dialect, {name: tensors[name] for name in tensors if "value" not in name})
+    halved = tensors | {"attention.key.kernel": tensors["attention.key.kernel"].astype(np.float32)}
+    with pytest.raises(DialectError, match=r"attention\.key\.kernel float32.*3 tensors of one shape and dtype"):
+        dialects.from_canonical(dialect, halved)
+    with pytest.raises(DialectError, match=r"in_proj_weight of shape .* 3 of them along the first axis"):
+        dialects.to_canonical(dialect, state | {"attention.in_proj_weight": whole[1:]})
+
+
+def test_heads_are_asked_for_where_no_shape_tells_them():
+    dialect = dialects.get("tutorial-pytorch/ECAAttention-multihead")
+    spec = fitting(dialect)[0]
+    tensors = {name: random(*shape) for name, shape in spec.parameters().items()}
+    state = dialects.from_canonical(dialect, tensors)
+    with pytest.raises(DialectError, match=r"do not tell num_heads; .*num_heads: 1, 2, 3, 4, 6, 8, 12, 24"):
+        detection.detect(state, dialect).blocks()
+    (block,) = detection.detect(state, dialect, {"num_heads": 4, "gamma": 3, "b": -1}).blocks()
+    assert (block.spec.num_heads, block.spec.scale, block.spec.offset) == (4, 3.0, -1.0)
+    with pytest.raises(DialectError, match="received the hints scale=3 and gamma=2; expected one of them"):
+        detection.detect(state, dialect, {"num_heads": 4, "scale": 3, "gamma": 2}).blocks()
+    with pytest.raises(DialectError, match="received num_heads=5 for 24 channels; expected a divisor of them"):
+        detection.detect(state, dialect, {"num_heads": 5}).blocks()
+    with pytest.raises(DialectError, match="received the hints 'c'"):
+        detection.detect(state, dialect, {"num_heads": 4, "c": 5})
+
+
+def test_keras_tells_the_heads_by_shape():
+    dialect = dialects.get("keras/Conv-MultiHeadAttention")
+    spec = replace(fitting(dialect)[0], num_heads=4)
+    tensors = {name: random(*shape) for name, shape in spec.parameters().items()}
+    state = dialects.from_canonical(dialect, tensors, spec=spec)
+    assert state["attention/query/kernel"].shape == (spec.out_channels, 4, spec.out_channels // 4)
+    (block,) = detection.detect(state, dialect).blocks()
+    assert block.spec == spec
+    with pytest.raises(DialectError, match="num_heads: 4, 2"):
+        detection.detect(state, dialect, {"num_heads": 2})
 
 
 def test_layouts_permute():
@@ -436,6 +519,14 @@ TIMM = {
         {"activation": "silu"},
     ),
     "se-senet": ("timm.models.senet.SEModule", {"reduction": 4}, "pretrained-models.pytorch/SEModule", {}),
+    "ese": ("timm.layers.EffectiveSEModule", {}, "timm/EffectiveSEModule", {}),
+    "ese-sigmoid": (
+        "timm.layers.EffectiveSEModule",
+        {"gate_layer": "sigmoid"},
+        "timm/EffectiveSEModule",
+        {"gate": "sigmoid"},
+    ),
+    "ese-hgnet": ("timm.models.hgnet.EseModule", {}, "timm/EseModule", {}),
     "eca": ("timm.layers.EcaModule", {"kernel_size": 5}, "timm/EcaModule", {}),
     "ceca": ("timm.layers.CecaModule", {"kernel_size": 5}, "timm/CecaModule", {}),
     "ceca-bias": ("timm.layers.CecaModule", {"act_layer": "relu"}, "timm/CecaModule", {}),
@@ -484,7 +575,12 @@ def test_timm_channels_last_module():
 
 @pytest.mark.parametrize(
     ("name", "hints"),
-    [("ca", {"residual": True}), ("se", {"gate": "hard_sigmoid"}), ("se", {"activation": "silu"})],
+    [
+        ("ca", {"residual": True}),
+        ("se", {"gate": "hard_sigmoid"}),
+        ("se", {"activation": "silu"}),
+        ("ese", {"gate": "sigmoid"}),
+    ],
 )
 def test_a_wrong_hint_would_show(name, hints):
     path, options, dialect, _ = TIMM[name]
@@ -541,6 +637,8 @@ OWN = [
     ("ca", {}, "attention_torch/CoordinateAttention"),
     ("ca", {"spatial_dims": 1, "bias": False}, "attention_torch/CoordinateAttention"),
     ("ca", {"spatial_dims": 3, "norm": None}, "attention_torch/CoordinateAttention"),
+    ("ese", {"spatial_dims": 3}, "attention_torch/EffectiveSqueezeExcitation"),
+    ("scse", {"spatial_dims": 1}, "attention_torch/SCSE"),
 ]
 
 
@@ -561,9 +659,9 @@ def test_own_styles_leave_every_option_open(dialect):
         tensors = {name: random(*shape) for name, shape in spec.parameters().items()}
         fields = spec.arguments()
         shown = {"channels", "spatial_dims", "hidden_channels", "kernel_size", "channel_merge", "spatial_features"}
-        shown |= {"parts"} | {name for name in fields if name.endswith("bias")}
+        shown |= {"parts", "out_channels"} | {name for name in fields if name.endswith("bias")}
         hidden = {name for name, value in fields.items() if name not in shown and value is not None}
-        assert hidden <= set(dialect.doubtful) <= set(fields)
+        assert hidden <= {*dialect.doubtful, *dialect.asked} <= set(fields)
         state = dialects.from_canonical(dialect, tensors)
         assert dialects.to_canonical(dialect, state)[0].keys() == tensors.keys()
 
@@ -572,12 +670,13 @@ NAMES = """
 import json, sys
 import keras
 from attention_keras import functional, layers
+from parity.spec import SPECS
 names = {}
-for kind in ("SqueezeExcitation", "CBAM", "ECA", "CoordinateAttention"):
+for kind in [spec.options_class.class_name for spec in SPECS.values()]:
     layer = getattr(layers, kind)(name="block")
     layer.build((None, 5, 7, 24))
     names[f"attention_keras/{kind}"] = {v.path: list(v.shape) for v in layer.weights}
-for name in ("squeeze_excitation", "cbam", "eca", "coordinate_attention"):
+for name in [spec.options_class.function_name for spec in SPECS.values()]:
     x = keras.Input((5, 7, 24))
     model = keras.Model(x, getattr(functional, name)(x, name="block"))
     names[f"attention_keras/{name}"] = {v.path: list(v.shape) for v in model.weights}
@@ -599,7 +698,7 @@ def test_own_keras_names():
     pytest.importorskip("keras")
     pytest.importorskip("torch")
     names = json.loads(output_of(NAMES, engine="torch"))
-    assert len(names) == 8
+    assert len(names) == 2 * len(SPECS)
     for name, shapes in names.items():
         dialect = dialects.get(name)
         starred = "*" in dialect.tensors[0].key

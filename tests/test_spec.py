@@ -158,3 +158,9 @@ def test_layout_is_data():
 def test_one_value_per_channel_is_refused():
     with pytest.raises(InputError, match="received one value per channel for a batch norm in training mode"):
         BatchNorm().check_count(1)
+
+
+@pytest.mark.parametrize("block", SPECS)
+def test_a_spec_says_whether_its_weights_tell_the_rank(block):
+    ranks = [SPECS[block].options_class().resolve(12, rank).parameters() for rank in (1, 2, 3)]
+    assert SPECS[block].rankless == all(shapes == ranks[0] for shapes in ranks)

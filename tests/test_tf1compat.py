@@ -12,11 +12,12 @@ v1 = tf.compat.v1
 
 import attention_tf1compat.adapter  # noqa: E402
 import parity  # noqa: E402
+from attention_tf1compat.networks._parts import average_pool, max_pool  # noqa: E402
 from parity import cases  # noqa: E402
 from parity.block import Block  # noqa: E402
 from parity.compare import compare  # noqa: E402
 from parity.oracle._measured import given  # noqa: E402
-from parity.spec import SPECS, BatchNorm, InputError, SpecError  # noqa: E402
+from parity.spec import SPECS, BatchNorm, InputError, ResNetOptions, SpecError  # noqa: E402
 
 RNG = np.random.default_rng(0)
 SMALL = {"se": {"reduction": 4}, "cbam": {"reduction": 4, "kernel_size": 3}, "eca": {}, "ca": {"reduction": 4}}
@@ -254,3 +255,182 @@ def test_variables_of_one_initial_value_are_written_each(graph):
     values = [np.full(3, number, "float32") for number in (1, 2, 3)]
     attention_tf1compat.adapter.write_variables(session, zip(variables, values, strict=True))
     assert [value.tolist() for value in session.run(variables)] == [value.tolist() for value in values]
+
+
+RESNET = {"depths": (1, 1), "width": 4, "stem": "small", "attention": "se", "attention_options": {"reduction": 2}}
+NETWORKS = {
+    "residual_unit": {"out_channels": 8, "stride": 2, "attention": "se", "attention_options": {"reduction": 2}},
+    "resnet": RESNET | {"stem": "imagenet", "shortcut": "average", "classes": 5},
+    "plain_network": {"filters": (4, 6), "strides": (1, 2), "attention": "se", "attention_options": {"reduction": 2}},
+}
+
+
+def network(name, x, **more):
+    return getattr(attention_tf1compat, name)(x, **({"scope": "net"} | NETWORKS[name] | more))
+
+
+def states():
+    """The running statistics of the default graph by name."""
+    return {variable.op.name: variable for variable in v1.global_variables() if "moving" in variable.op.name}
+
+
+def test_variables_of_a_network_are_the_canonical_paths(graph):
+    network("resnet", v1.placeholder(tf.float32, (None, 9, 11, 3)))
+    names = {variable.op.name for variable in v1.global_variables()}
+    units = {"stage1/unit1": ("norm1", "norm2"), "stage2/unit1": ("norm1", "norm2", "shortcut/norm")}
+    norms = {f"{unit}/{norm}" for unit, parts in units.items() for norm in parts} | {"stem/norm"}
+    wanted = {f"{norm}/{leaf}" for norm in norms for leaf in ("gamma", "beta", "moving_mean", "moving_variance")}
+    wanted |= {f"{norm.replace('norm', 'conv')}/kernel" for norm in norms}
+    dense = {"head"} | {f"{unit}/attention/{fc}" for unit in units for fc in ("fc1", "fc2")}
+    wanted |= {f"{path}/{leaf}" for path in dense for leaf in ("kernel", "bias")}
+    assert names == {f"net/{name}" for name in wanted}
+
+
+def test_calls_of_a_network_share_weights_and_chain_their_updates(graph):
+    first, second = (v1.placeholder(tf.float32, (4, 9, 11, 3)) for _ in range(2))
+    options = {"norm": BatchNorm(update_rate=0.25), "training": True}
+    outputs = [network("resnet", x, reuse=v1.AUTO_REUSE, **options) for x in (first, second)]
+    count, images = len(v1.global_variables()), (image(4, 9, 11, 3), image(4, 9, 11, 3))
+    with started(graph) as session:
+        one, other = session.run(outputs, {first: images[0], second: images[0]})
+        session.run(v1.get_collection(v1.GraphKeys.UPDATE_OPS), dict(zip((first, second), images, strict=True)))
+        together, weights = session.run([states(), {v.op.name: v for v in v1.trainable_variables()}])
+    assert np.array_equal(one, other)
+    with tf.Graph().as_default() as alone:
+        x = v1.placeholder(tf.float32, (4, 9, 11, 3))
+        network("resnet", x, **options)
+        assert len(v1.global_variables()) == count
+        with started(alone) as session:
+            for variable in v1.trainable_variables():
+                variable.load(weights[variable.op.name], session)
+            for batch in images:
+                session.run(v1.get_collection(v1.GraphKeys.UPDATE_OPS), {x: batch})
+            apart = session.run(states())
+    assert together.keys() == apart.keys()
+    assert all(nearly(together[name], apart[name]) for name in apart)
+
+
+def test_a_network_trains_by_a_tensor_as_by_a_bool(graph):
+    x, training = v1.placeholder(tf.float32, (4, 9, 11, 3)), v1.placeholder(tf.bool, ())
+    y = network("resnet", x, training=training)
+    updates, images = v1.get_collection(v1.GraphKeys.UPDATE_OPS), image(4, 9, 11, 3)
+    always, never = (network("resnet", x, training=mode, reuse=True) for mode in (True, False))
+    slopes = [tf.gradients(output, x)[0] for output in (y, always)]
+    with started(graph) as session:
+        idle = session.run(states())
+        inferred, wanted, _ = session.run([y, never, updates], {x: images, training: False})
+        still = session.run(states())
+        trained, target, slope, other = session.run([y, always, *slopes], {x: images, training: True})
+        session.run(updates, {x: images, training: True})
+        moved = session.run(states())
+    assert nearly(inferred, wanted)
+    assert nearly(trained, target)
+    assert nearly(slope, other, "grad.input")
+    assert not np.array_equal(inferred, trained)
+    assert all(np.array_equal(idle[name], still[name]) for name in idle)
+    assert not any(np.array_equal(idle[name], moved[name]) for name in idle)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_does_not_mind_unknown_sizes_or_the_layout(graph, name, dims):
+    sizes = (9, 12, 7)[:dims]
+    options = {"map_sizes": sizes} if name == "plain_network" else {}
+    options |= {"reuse": v1.AUTO_REUSE, "training": True}
+    known = v1.placeholder(tf.float32, (4, *sizes, 3))
+    unknown = v1.placeholder(tf.float32, (None, *(None,) * dims, 3))
+    first = v1.placeholder(tf.float32, (None, 3, *(None,) * dims))
+    outputs = [network(name, x, **options) for x in (known, unknown)]
+    outputs.append(network(name, first, data_format="channels_first", **options))
+    images = image(4, *sizes, 3)
+    with started(graph) as session:
+        y, other, turned = session.run(
+            outputs, {known: images, unknown: images, first: np.moveaxis(images, -1, 1).copy()}
+        )
+    assert nearly(y, other)
+    assert nearly(y, np.moveaxis(turned, 1, -1) if name == "residual_unit" else turned)
+
+
+def test_a_network_is_one_block_and_what_stands_beside_it_another(graph):
+    x = v1.placeholder(tf.float32, (None, 9, 11, 3))
+    # The parts of a network are no blocks, even where one was before the network took it in.
+    call("se", v1.placeholder(tf.float32, (None, 9, 11, 4)), scope="net/stage1/unit1/attention", reduction=2)
+    with pytest.raises(InputError, match="received one value per channel"):
+        network("resnet", tf.constant(image(1, 1, 1, 3)), training=True, scope="failed")
+    network("resnet", x, reuse=v1.AUTO_REUSE)
+    call("eca", x, scope="net/beside")
+    attention_tf1compat.residual_unit(x, scope="other")
+    blocks = attention_tf1compat.adapter.find_blocks(started(graph), {})
+    assert {name: block.shown["block"] for name, block in blocks.items()} == {
+        "net": "resnet",
+        "net/beside": "eca",
+        "other": "residual",
+    }
+    u = v1.placeholder(tf.float32, (None, 9, 11, 4))
+    with pytest.raises(SpecError, match=r"'net/stage1/unit1'.*attention"):
+        attention_tf1compat.residual_unit(u, scope="net/stage1/unit1", reuse=True)
+
+
+def test_a_network_travels_with_a_meta_graph_and_a_saver(graph, tmp_path):
+    x = v1.placeholder(tf.float32, (None, 9, 11, 3), "x")
+    y = tf.identity(network("resnet", x), "y")
+    saver, images = v1.train.Saver(), image(2, 9, 11, 3)
+    with started(graph) as session:
+        before = session.run(y, {x: images})
+        (block,) = parity.blocks_of(session)
+        saver.save(session, str(tmp_path / "model"))
+    parity.write(tmp_path / "net.safetensors", block)
+    with tf.Graph().as_default() as imported, v1.Session(graph=imported) as session:
+        v1.train.import_meta_graph(str(tmp_path / "model.meta"), import_scope="copy")
+        session.run(v1.global_variables_initializer())
+        parity.load_into(session, tmp_path / "net.safetensors", mapping={"net": "copy/net"})
+        (copy,) = parity.blocks_of(session)
+        after = session.run("copy/y:0", {"copy/x:0": images})
+    assert (copy.name, copy.spec) == ("copy/net", block.spec)
+    assert np.array_equal(before, after)
+
+
+def test_what_the_layers_of_a_network_put_out_survives_a_second_call():
+    adapter = attention_tf1compat.adapter
+    spec = ResNetOptions(**RESNET).resolve(3, 2)
+    model = adapter.build(spec, shape=(4, 3, 9, 11), data_format="channels_first", dtype="float32", device="cpu")
+    (block,) = adapter.find_blocks(model, {}).values()
+    images = image(4, 3, 9, 11)
+    before = adapter.layer_outputs(model, images, spec.layers(), data_format="channels_first")
+    assert [value.shape for value in before.values()] == [(4, 4, 9, 11), (4, 4, 9, 11), (4, 8, 5, 6)]
+    how = {"training": True, "data_format": "channels_first", "learning_rate": 0.0}
+    step = adapter.stepper(model, block.variables, **how)
+    statistics = model.run(block.variables["stem.norm.mean"])
+    after = adapter.layer_outputs(model, images, spec.layers(), data_format="channels_first")
+    assert np.array_equal(model.run(block.variables["stem.norm.mean"]), statistics)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    step(images, None, False)
+    assert not np.array_equal(model.run(block.variables["stem.norm.mean"]), statistics)
+
+
+def test_pools_see_the_positions_that_are_there():
+    with tf.Graph().as_default() as graph:
+        x = tf.constant(-1 - np.abs(image(2, 5, 7, 3)))
+        highest, mean = max_pool(x), average_pool(x, 3)
+        with started(graph) as session:
+            images, found, middle = session.run([x, highest, mean])
+    assert np.array_equal(found[:, 0, 3], images[:, :2, 5:].max((1, 2)))
+    assert found.shape == (2, 3, 4, 3)
+    assert middle.shape == (2, 2, 3, 3)
+    assert nearly(middle[:, 1, 2], images[:, 3:, 6:].mean((1, 2)))
+
+
+def test_a_map_of_another_size_than_the_head_is_an_error_now_or_when_the_graph_runs(graph):
+    with pytest.raises(InputError, match=r"a map of \(9, 11\)"):
+        network("plain_network", tf.constant(image(2, 11, 9, 3)), map_sizes=(9, 11))
+    x = v1.placeholder(tf.float32, (None, None, None, 3))
+    y = network("plain_network", x, map_sizes=(9, 11), scope="other")
+    with started(graph) as session:
+        session.run(y, {x: image(2, 9, 11, 3)})
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected a map of \(9, 11\)"):
+            session.run(y, {x: image(2, 11, 9, 3)})
+
+
+def test_an_unknown_placement_names_the_known_ones(graph):
+    with pytest.raises(SpecError, match=r"received placement='behind'.*'before_addition', .*'beside_identity'"):
+        network("resnet", tf.constant(image(2, 9, 11, 3)), placement="behind")

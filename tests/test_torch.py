@@ -54,7 +54,8 @@ def test_memory_format_is_kept(block):
     module = make(block).eval()
     x = torch.randn(2, 12, 5, 7).to(memory_format=torch.channels_last)
     y = module(x)
-    assert y.is_contiguous(memory_format=torch.channels_last)
+    if y.ndim == x.ndim:  # what has lost an axis has no such format
+        assert y.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(y, module(x.contiguous()))
 
 

@@ -59,6 +59,11 @@ class Block:
         """The keywords of the stock layer at the canonical `path`."""
         return {"name": f"{self.name}_{normalise(path)}", "dtype": self.dtype}
 
+    def precise(self, path: str) -> dict[str, Any]:
+        """The keywords of the stock layer at the canonical `path` if it is to compute in float32 at least."""
+        is_half = self.dtype.compute_dtype in ("float16", "bfloat16")
+        return self.named(path) | ({"dtype": "float32"} if is_half else {})
+
     def gate(self, path: str, gate: Gate) -> Callable[[Any], Any]:
         """gate(u), element by element, as stock layers whose configuration tells the gate."""
         if gate.kind == "hard_sigmoid":

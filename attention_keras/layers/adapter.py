@@ -7,11 +7,13 @@ from typing import Any
 import keras
 
 from attention_keras import adapter, layers
+from attention_keras._training import trainer
 from attention_keras.adapter import (
     KERNELS_LAST,
     describe,
     find_blocks,
     find_layers,
+    layer_outputs,
     owns,
     prepare,
     read_variable,
@@ -28,11 +30,13 @@ __all__ = [
     "describe",
     "find_blocks",
     "find_layers",
+    "layer_outputs",
     "owns",
     "prepare",
     "read_variable",
     "record",
     "stepper",
+    "trainer",
     "write_variables",
 ]
 

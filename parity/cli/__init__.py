@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from parity import client
-from parity.cli import bundles, distributed, judge, modes, selftest, weights
+from parity.cli import bundles, distributed, judge, modes, selftest, train_demo, weights
 from parity.cli._output import AGREED, DISAGREED, MISUSED
 from parity.errors import ParityError
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for agreement, 1 for anything else, 2 for misuse."""
     parser = argparse.ArgumentParser("parity", description="One attention block, every framework, one truth.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (judge, modes, selftest, bundles, distributed, weights):
+    for group in (judge, modes, selftest, bundles, distributed, train_demo, weights):
         group.add_commands(commands)
     given = parser.parse_args(arguments)
     given.command_line = ["parity", *(sys.argv[1:] if arguments is None else arguments)]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from parity import bundle, cases, client, modes, run
+from parity import bundle, cases, client, modes, network_cases, run
 from parity.backends import BACKENDS, DEVICES
 from parity.cli import modes as modes_table
 from parity.cli._limits import add_limits, limits_of
@@ -28,7 +28,7 @@ from parity.cli._output import (
     write_json,
 )
 from parity.errors import ParityError, SpecError
-from parity.spec import SPECS
+from parity.spec import NETWORKS, SPECS
 from parity.tolerances import PRECISIONS
 
 
@@ -44,7 +44,8 @@ def add_commands(commands: Any) -> None:
         description="Exit status: 0 if everything that ran agreed and something ran, 1 if not, 2 for wrong usage.",
     )
     several: dict[str, Any] = {"action": "append", "default": []}
-    judge.add_argument("--block", choices=list(SPECS), help="only this block (may be repeated)", **several)
+    blocks = [*SPECS, *NETWORKS]
+    judge.add_argument("--block", choices=blocks, help="only this block or network (may be repeated)", **several)
     judge.add_argument("--backend", choices=list(BACKENDS), help="only this backend (may be repeated)", **several)
     judge.add_argument(
         "--case", metavar="ID", help="only this case, or those that a pattern (*, ?, [..]) fits", **several
@@ -52,9 +53,11 @@ def add_commands(commands: Any) -> None:
     judge.add_argument("--dtype", choices=list(PRECISIONS), help="only this dtype (may be repeated)", **several)
     judge.add_argument("--mode", choices=list(modes.MODES), help="only this mode (may be repeated)", **several)
     judge.add_argument("--device", choices=DEVICES, default="cpu", help="where the backends compute (default: cpu)")
-    judge.add_argument(
+    extent = judge.add_mutually_exclusive_group()
+    extent.add_argument(
         "--full", action="store_true", help="the whole product, about twelve times as long; of modes, those named"
     )
+    extent.add_argument("--quick", action="store_true", help="a part that has met everything once, in minutes")
     judge.add_argument(
         "--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="cases at once (default: the cores)"
     )
@@ -120,7 +123,7 @@ def _choose(given: argparse.Namespace) -> list[cases.AnyCase]:
     exact = [name for name in given.case if name not in patterns]
     chosen: list[cases.AnyCase] = [cases.find(name) for name in exact]
     if patterns or not exact:
-        pool = _everything(given.mode) if given.full else cases.standard()
+        pool = _everything(given.mode) if given.full else cases.quick() if given.quick else cases.standard()
         chosen += [c for c in pool if not patterns or any(fnmatchcase(c.id, pattern) for pattern in patterns)]
     chosen = [c for c in chosen if not given.block or c.block in given.block]
     chosen = [c for c in chosen if not given.dtype or c.dtype in given.dtype]
@@ -131,7 +134,7 @@ def _choose(given: argparse.Namespace) -> list[cases.AnyCase]:
 def _everything(asked: list[str]) -> list[cases.AnyCase]:
     """The whole product; of modes, which take hours, those that are asked for by name."""
     whole = [case for case in cases.everything_in_modes() if case.mode in asked]
-    return [*cases.recorded(), *cases.everything(), *(whole or cases.in_modes())]
+    return [*cases.recorded(), *cases.everything(), *(whole or cases.in_modes()), *network_cases.everything()]
 
 
 def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: list[str]) -> run.Report:
@@ -156,16 +159,30 @@ def _judge(given: argparse.Namespace, chosen: list[cases.AnyCase], backends: lis
 
 
 def _tables(report: run.Report) -> list[Table | str]:
-    ratio = Table("backend", *SPECS, title=f"worst error / allowed, {report.device}")
-    epsilons = Table("backend", *SPECS, title=f"worst float32 error in epsilons, {report.device}")
-    for backend in report.judged:
-        ratio.add_row(backend, *(worst_error(report.of(block, backend)) for block in SPECS))
-        epsilons.add_row(backend, *(_epsilons(report.of(block, backend)) for block in SPECS))
     absent = [f"[yellow]absent[/]: {escape(f'{backend}: {reason}')}" for backend, reason in report.absent.items()]
     if not report.judged:
         return [*absent]
     by_mode, notes = modes_table.table(report)
-    return [ratio, *absent, epsilons, _by_dtype(report), by_mode, *notes.lines]
+    ran = {outcome.block for outcome in report.outcomes}
+    kinds = [(names, of) for names, of in ((SPECS, ""), (NETWORKS, " of networks")) if ran & names.keys()]
+    kinds = kinds or [(SPECS, "")]
+    ratios = [_worst_errors(report, list(names), of) for names, of in kinds]
+    epsilons = [_worst_epsilons(report, list(names), of) for names, of in kinds]
+    return [*ratios, *absent, *epsilons, _by_dtype(report), by_mode, *notes.lines]
+
+
+def _worst_errors(report: run.Report, blocks: list[str], of: str) -> Table:
+    table = Table("backend", *blocks, title=f"worst error / allowed{of}, {report.device}")
+    for backend in report.judged:
+        table.add_row(backend, *(worst_error(report.of(block, backend)) for block in blocks))
+    return table
+
+
+def _worst_epsilons(report: run.Report, blocks: list[str], of: str) -> Table:
+    table = Table("backend", *blocks, title=f"worst float32 error{of} in epsilons, {report.device}")
+    for backend in report.judged:
+        table.add_row(backend, *(_epsilons(report.of(block, backend)) for block in blocks))
+    return table
 
 
 def _by_dtype(report: run.Report) -> Table:

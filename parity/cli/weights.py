@@ -147,10 +147,12 @@ def _spec(block: Inspected) -> str:
 
 
 def _short(value: Any) -> str:
-    """A field's value in a table: of a gate or a norm, its numbers."""
+    """A field's value in a table: of a gate or a norm, its numbers; of blocks, which they are."""
     if isinstance(value, Mapping):
         kind = value.get("kind", "batch_norm")
         return f"{kind}({', '.join(f'{item:.7g}' for name, item in value.items() if name != 'kind')})"
+    if isinstance(value, list) and all(isinstance(item, Mapping) and "block" in item for item in value):
+        return f"[{', '.join(item['block'] for item in value)}]"  # of the stages of a network
     return json.dumps(value).strip('"')
 
 

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from parity.dialects import (
+    _networks,
     attention_module,
     attention_parity,
     bubbliiiing,
@@ -29,12 +30,16 @@ from parity.dialects import (
     openmmlab,
     others,
     paddleclas,
+    pytorch_toolbelt,
+    segmentation_models_pytorch,
     senet,
     timm,
     titu1994,
     torchvision,
     tutorials,
+    vovnet,
 )
+from parity.dialects._networks import NetworkDialect
 from parity.dialects._table import Dialect, from_canonical, to_canonical
 from parity.errors import DialectError
 
@@ -63,30 +68,37 @@ FAMILIES = (
     keras_cv,
     kobiso,
     titu1994,
+    vovnet,
+    segmentation_models_pytorch,
+    pytorch_toolbelt,
     attention_parity,
     others,
 )
 
 DIALECTS: dict[str, Dialect] = {dialect.id: dialect for family in FAMILIES for dialect in family.DIALECTS}
 
+# Those of whole networks, which are read where they are named and never looked for.
+NETWORKS: dict[str, NetworkDialect] = {dialect.id: dialect for dialect in _networks.DIALECTS}
+
 
 def get(dialect: str | Dialect) -> Dialect:
     """The dialect of an id; raises `DialectError` for one that is unknown."""
     if isinstance(dialect, Dialect):
         return dialect
-    if not isinstance(dialect, str) or dialect not in DIALECTS:
-        near = get_close_matches(str(dialect), DIALECTS, n=3)
+    known = DIALECTS | NETWORKS
+    if not isinstance(dialect, str) or dialect not in known:
+        near = get_close_matches(str(dialect), known, n=3)
         raise DialectError(
             f"received dialect={dialect!r}",
-            f"one of the {len(DIALECTS)} ids that `parity dialects` lists",
+            f"one of the {len(known)} ids that `parity dialects` lists",
             f"did you mean {' or '.join(map(repr, near))}?" if near else "",
         )
-    return DIALECTS[dialect]
+    return known[dialect]
 
 
 def find(pattern: str) -> list[Dialect]:
     """The dialects whose ids fit `pattern`, as of fnmatch."""
-    return [dialect for name, dialect in DIALECTS.items() if fnmatchcase(name, pattern)]
+    return [dialect for name, dialect in (DIALECTS | NETWORKS).items() if fnmatchcase(name, pattern)]
 
 
-__all__ = ["DIALECTS", "Dialect", "find", "from_canonical", "get", "to_canonical"]
+__all__ = ["DIALECTS", "NETWORKS", "Dialect", "NetworkDialect", "find", "from_canonical", "get", "to_canonical"]

@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from parity.block import kernels_first, kernels_last
 from parity.errors import DialectError, UnexpectedTensorError
+from parity.spec import Spec
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -42,17 +44,49 @@ class Pointwise(Layout):
         return super().accepts(shape) and set(shape[:-2] if self.last else shape[2:]) == {1}
 
 
+@dataclass(frozen=True)
+class Merged(Layout):
+    """Attention heads and their size as two axes of a tensor, one in the canonical one.
+
+    The way back must be told how many heads there are, the letter H of a row's shape.
+    """
+
+    axis: int = 0  # of the canonical tensor
+
+    def split(self, value: np.ndarray, heads: int | None) -> np.ndarray:
+        """The inverse of `to_canonical`."""
+        axis = self.axis % value.ndim
+        if not heads or value.shape[axis] % heads:
+            raise DialectError(
+                f"received a tensor of shape {value.shape}, whose axis {axis} is to hold {heads or 'untold'} heads",
+                "a number of heads that divides it",
+                "tell it with spec=" if not heads else "",
+            )
+        return value.reshape(*value.shape[:axis], heads, -1, *value.shape[axis + 1 :])
+
+
+def _merge_first(w: np.ndarray) -> np.ndarray:
+    return w.reshape(-1, *w.shape[2:])
+
+
+def _merge_last(w: np.ndarray) -> np.ndarray:
+    return w.reshape(*w.shape[:-2], -1)
+
+
 LAYOUTS: dict[str, Layout] = {
     "scalar": Layout((0,)),
     "vector": Layout((1,)),
     "linear": Layout((2,)),  # (out, in)
     "dense": Layout((2,), np.transpose, np.transpose),  # (in, out)
     "conv1x1": Pointwise((4,), lambda w: w[:, :, 0, 0], lambda w: w[:, :, None, None]),  # (out, in, 1, 1)
+    "conv1x1x1": Pointwise((5,), lambda w: w[..., 0, 0, 0], lambda w: w[..., None, None, None]),  # (out, in, 1, 1, 1)
     "conv1x1_last": Pointwise((4,), lambda w: w[0, 0].T, lambda w: w.T[None, None], last=True),  # (1, 1, in, out)
     "conv": Layout((3, 4, 5)),  # (out, in, *spatial)
     "conv_last": Layout(  # (*spatial, in, out)
         (3, 4, 5), lambda w: kernels_first("kernel", w), lambda w: kernels_last("kernel", w)
     ),
+    "heads_first": Merged((3,), _merge_first),  # (heads, size, out), then as (in, out)
+    "heads_last": Merged((2, 3), _merge_last, axis=-1),  # (in, heads, size), then as (in, out); (heads, size)
     "swap_planes": Layout((3, 4, 5), lambda w: w[:, ::-1], lambda w: w[:, ::-1]),  # canonical, planes [max, mean]
 }
 
@@ -70,6 +104,8 @@ class Tensor:
         extra: whether it has no canonical meaning and travels in `Block.extras`.
         shape: for what `Spec.infer` does not see, the foreign shape as text: ``"C C 1 1"``. Numbers are sizes, equal
             letters are equal sizes, within the row and between rows.
+        part: of a tensor that holds several canonical ones, one after another along its first axis: which of how many
+            equal parts this is, from 0. Each part has a row, under the one key.
     """
 
     key: str
@@ -78,6 +114,7 @@ class Tensor:
     optional: bool = False
     extra: bool = False
     shape: str = ""
+    part: tuple[int, int] = (0, 1)
 
     @property
     def steps(self) -> list[Layout]:
@@ -86,7 +123,8 @@ class Tensor:
 
     def accepts(self, shape: Sequence[int]) -> bool:
         """Whether a foreign tensor of `shape` can be this one."""
-        return self.steps[0].accepts(shape) and self._spells(shape)
+        fits = self.part[1] == 1 or (len(shape) > 0 and shape[0] % self.part[1] == 0)
+        return fits and self.steps[0].accepts(shape) and self._spells(shape)
 
     def _spells(self, shape: Sequence[int]) -> bool:
         """Whether `shape` is what the row spells: its numbers, and one size a letter."""
@@ -100,18 +138,23 @@ class Tensor:
     def to_canonical(self, value: np.ndarray) -> np.ndarray:
         """The foreign array in canonical layout."""
         self._check(value.shape)
+        number, count = self.part
+        if count > 1:
+            size = len(value) // count
+            value = value[number * size : (number + 1) * size]
         for step in self.steps:
             value = step.to_canonical(value)
         return value
 
-    def from_canonical(self, value: np.ndarray) -> np.ndarray:
-        """The inverse of `to_canonical`."""
+    def from_canonical(self, value: np.ndarray, sizes: Mapping[str, int] = MappingProxyType({})) -> np.ndarray:
+        """The inverse of `to_canonical`; of a part, the part. `sizes` are those of the letters that it must be told."""
         try:
             for step in reversed(self.steps):
-                value = step.from_canonical(value)
+                value = step.split(value, sizes.get("H")) if isinstance(step, Merged) else step.from_canonical(value)
         except ValueError as error:  # axes that are not there
             raise DialectError(f"received {self.canonical} as {self.key}: {error}", self.expected) from error
-        self._check(value.shape)
+        if self.part[1] == 1:
+            self._check(value.shape)
         return value
 
     def _check(self, shape: Sequence[int]) -> None:
@@ -121,7 +164,9 @@ class Tensor:
     @property
     def expected(self) -> str:
         """What an error says of it."""
-        return f"the layout {self.layout!r}" + (f" of shape ({', '.join(self.shape.split())})" if self.shape else "")
+        parts = f", {self.part[1]} of them along the first axis" if self.part[1] > 1 else ""
+        shape = f" of shape ({', '.join(self.shape.split())})" if self.shape else ""
+        return f"the layout {self.layout!r}{shape}{parts}"
 
 
 @dataclass(frozen=True)
@@ -137,6 +182,9 @@ class Dialect:
         defaults: spec fields as the class has them by default; hints override them.
         doubtful: the defaults that users of the class do set and weights do not show: they are asked for when the
             dialect was detected, and taken when it was named.
+        asked: the defaults that nobody may guess: they are asked for wherever weights and dialect do not tell them.
+        sizes: by letter of the rows' shapes, the spec field that it tells.
+        aliases: by the project's own name of an argument, the spec field that a hint of that name means.
         numbered: for layers that Keras names by itself: their names in `tensors`, in the order of creation, and the
             names that Keras gives them (``dense``, ``dense_1``, ...), less the number.
         inline: whether its layers are members of the module around them, so that other tensors lie beside them.
@@ -151,6 +199,9 @@ class Dialect:
     facts: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     doubtful: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     numbered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     inline: bool = False
     refused: str = ""
@@ -167,13 +218,20 @@ class Dialect:
         """What stands between a block's name and its keys."""
         return "/" if any("/" in tensor.key for tensor in self.tensors) else "."
 
+    def told_by(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """The spec fields that the foreign `shapes` tell, by key of the table."""
+        spelled = [
+            pair for row in self.tensors for pair in zip(row.shape.split(), shapes.get(row.key, ()), strict=False)
+        ]
+        return {self.sizes[sign]: size for sign, size in spelled if sign in self.sizes}
+
     @cached_property
     def _plain_keys(self) -> tuple[str, ...]:
-        return tuple(tensor.key for tensor in self.tensors if "*" not in tensor.key)
+        return tuple(dict.fromkeys(tensor.key for tensor in self.tensors if "*" not in tensor.key))
 
     @cached_property
     def _starred_keys(self) -> tuple[str, ...]:
-        return tuple(tensor.key for tensor in self.tensors if "*" in tensor.key)
+        return tuple(dict.fromkeys(tensor.key for tensor in self.tensors if "*" in tensor.key))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -246,7 +304,7 @@ def to_canonical(dialect: Dialect, state: Arrays) -> tuple[dict[str, np.ndarray]
 
 
 def from_canonical(
-    dialect: Dialect, tensors: Arrays, extras: Arrays | None = None, *, star: str = ""
+    dialect: Dialect, tensors: Arrays, extras: Arrays | None = None, *, star: str = "", spec: Spec | None = None
 ) -> dict[str, np.ndarray]:
     """The inverse of `to_canonical`, in the spelling of the table.
 
@@ -255,9 +313,11 @@ def from_canonical(
         tensors: arrays by canonical name.
         extras: what has no canonical meaning, by name.
         star: the text in the place of the table's stars.
+        spec: of the block, for a table whose shapes tell fields of it.
 
     Raises:
-        DialectError: for what the dialect has no key or no such shape for, and for a star that it has no place for.
+        DialectError: for parts of a tensor without the others, or of other dtypes; for what the dialect has no key or
+            no such shape for, and for a star that it has no place for.
     """
     _check_lossless(dialect)
     _check_star(dialect, star)
@@ -267,7 +327,25 @@ def from_canonical(
     homeless = [name for name, extra in given if (name, extra) not in rows]
     if homeless:
         raise DialectError(f"received {', '.join(homeless)}", f"what the dialect {dialect.id} has keys for")
-    return {rows[name].key.replace("*", star): rows[name].from_canonical(value) for name, value in given.items()}
+    fields = spec.arguments() if spec else {}
+    sizes = {letter: fields[name] for letter, name in dialect.sizes.items() if name in fields}
+    parts: dict[str, dict[Tensor, np.ndarray]] = {}
+    for name, value in given.items():
+        parts.setdefault(rows[name].key, {})[rows[name]] = rows[name].from_canonical(value, sizes)
+    return {key.replace("*", star): _joined(parts[key]) for key in parts}
+
+
+def _joined(parts: Mapping[Tensor, np.ndarray]) -> np.ndarray:
+    """The foreign tensor that the values of its rows make."""
+    rows = sorted(parts, key=lambda row: row.part)
+    first = rows[0]
+    if first.part[1] == 1:
+        return parts[first]
+    kinds = {(parts[row].shape, parts[row].dtype) for row in rows}
+    if len(rows) != first.part[1] or len(kinds) != 1:
+        received = ", ".join(f"{row.canonical} {parts[row].dtype}{parts[row].shape}" for row in rows)
+        raise DialectError(f"received {received} for {first.key}", f"{first.part[1]} tensors of one shape and dtype")
+    return np.concatenate([parts[row] for row in rows])
 
 
 def _check_lossless(dialect: Dialect) -> None:
@@ -328,12 +406,51 @@ def pair(
     return rows(first, f"{path}fc1", layout, bias=bias) + rows(second, f"{path}fc2", layout, bias=bias)
 
 
+def packed(key: str, canonicals: Sequence[str], layout: str, *, optional: bool = False) -> tuple[Tensor, ...]:
+    """The rows of one tensor that holds several canonical ones, one after another along its first axis."""
+    count = len(canonicals)
+    return tuple(Tensor(key, name, layout, optional, part=(i, count)) for i, name in enumerate(canonicals))
+
+
+def multi_head_attention(key: str, canonical: str) -> tuple[Tensor, ...]:
+    """The rows of PyTorch's `nn.MultiheadAttention`, which packs query, key and value into one tensor."""
+    parts = [f"{canonical}.{part}" for part in ("query", "key", "value")]
+    return (
+        *packed(f"{key}.in_proj_weight", [f"{part}.kernel" for part in parts], "linear"),
+        *packed(f"{key}.in_proj_bias", [f"{part}.bias" for part in parts], "vector", optional=True),
+        *layer(f"{key}.out_proj", f"{canonical}.output", "linear", bias=OPTIONAL),
+    )
+
+
+def keras_multi_head_attention(key: str, canonical: str) -> tuple[Tensor, ...]:
+    """The rows of Keras' `MultiHeadAttention`, whose kernels have an axis of heads."""
+    rows: tuple[Tensor, ...] = ()
+    for part in ("query", "key", "value"):
+        rows += (
+            Tensor(f"{key}/{part}/kernel", f"{canonical}.{part}.kernel", "heads_last dense", shape="C H D"),
+            Tensor(f"{key}/{part}/bias", f"{canonical}.{part}.bias", "heads_last vector", True, shape="H D"),
+        )
+    last, ours = f"{key}/attention_output", f"{canonical}.output"
+    return (
+        *rows,
+        Tensor(f"{last}/kernel", f"{ours}.kernel", "heads_first dense", shape="H D C"),
+        Tensor(f"{last}/bias", f"{ours}.bias", "vector", True, shape="C"),
+    )
+
+
+def projections(rows: Callable[..., tuple[Tensor, ...]], keys: str, layout: str, path: str) -> tuple[Tensor, ...]:
+    """The `rows` of query, key, value and output under `path`; `keys` are their names."""
+    parts = zip(keys.split(), ("query", "key", "value", "output"), strict=True)
+    return tuple(row for key, part in parts for row in rows(key, f"{path}.{part}", layout, bias=OPTIONAL, shape="C C"))
+
+
 # Functions: what the code of nearly every implementation fixes, and what it has by default.
 
 SE: dict[str, Any] = {"gate": "sigmoid", "activation": "relu", "spatial_dims": 2}
 CBAM: dict[str, Any] = SE
 CA: dict[str, Any] = SE
 ECA: dict[str, Any] = {"gate": "sigmoid", "spatial_dims": 2}
+ESE: dict[str, Any] = {"gate": "hard_sigmoid", "spatial_dims": 2}
 
 CBAM_FACTS: dict[str, Any] = {
     "channel_merge": "add",
@@ -342,6 +459,10 @@ CBAM_FACTS: dict[str, Any] = {
     "residual": False,
 }
 ECA_FACTS: dict[str, Any] = {"padding": "zeros"}
+
+# What torch.nn.Conv1d has by default and its weights do not tell, and a number of heads that is always possible.
+CONVOLUTION: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+ONE_HEAD: dict[str, Any] = {"num_heads": 1}
 
 HARD_SIGMOID_02: dict[str, Any] = {"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}
 

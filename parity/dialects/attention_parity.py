@@ -5,13 +5,16 @@ What their weights do not tell is all in doubt: every option is there to be used
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from parity.dialects._table import (
     CBAM,
+    CONVOLUTION,
     ECA,
+    ESE,
+    ONE_HEAD,
     OPTIONAL,
     SE,
     TAPS,
@@ -24,7 +27,10 @@ from parity.dialects._table import (
     keras_layer,
     layer,
     pair,
+    projections,
 )
+
+PARTS = ("query", "key", "value", "output")
 
 Rows = Callable[..., tuple[Tensor, ...]]
 
@@ -63,11 +69,59 @@ def _ca(id: str, reduce: tuple[Tensor, ...], rows: Rows, head: str, layout: str)
     return Dialect(id=id, block="ca", tensors=tensors, defaults=CA, doubtful=doubts)
 
 
+def _ese(id: str, fc: tuple[Tensor, ...]) -> Dialect:
+    return Dialect(id=id, block="ese", tensors=fc, defaults=ESE, doubtful=("gate",))
+
+
+def _scse(id: str, rows: Rows, path: Callable[[str], str], layout: str) -> Dialect:
+    mlp = f"{path('channel.fc1')} {path('channel.fc2')}"
+    tensors = pair(rows, mlp, layout, bias=OPTIONAL, path="channel.")
+    tensors += rows(path("spatial.fc"), "spatial.fc", layout, bias=OPTIONAL)
+    defaults = {**SE, "merge": "max"}
+    return Dialect(id=id, block="scse", tensors=tensors, defaults=defaults, doubtful=("gate", "activation", "merge"))
+
+
+def _attention_pooling(id: str, score: tuple[Tensor, ...]) -> Dialect:
+    """A linear layer to one number: its keys are those of any that scores something."""
+    return Dialect(
+        id=id,
+        block="attention_pooling",
+        tensors=score,
+        defaults={"spatial_dims": 2, "axis": None},
+        doubtful=("axis",),
+        detected=False,
+    )
+
+
+def _conv_attention(id: str, conv: tuple[Tensor, ...], attention: tuple[Tensor, ...]) -> Dialect:
+    return Dialect(
+        id=id,
+        block="conv_attention",
+        tensors=conv + attention,
+        defaults={**CONVOLUTION, **ONE_HEAD},
+        doubtful=tuple(CONVOLUTION),
+        asked=("num_heads",),
+    )
+
+
+def _multi_head_eca(id: str, conv: tuple[Tensor, ...], attention: tuple[Tensor, ...]) -> Dialect:
+    return Dialect(
+        id=id,
+        block="multi_head_eca",
+        tensors=conv + attention,
+        defaults={**ECA, **ONE_HEAD, "scale": 2.0, "offset": 1.0},
+        doubtful=("gate", "scale", "offset"),
+        asked=("num_heads",),
+    )
+
+
 def _torch() -> tuple[Dialect, ...]:
     style = "attention_torch"
     channel = pair(layer, "channel.fc1 channel.fc2", "linear", bias=OPTIONAL, path="channel.")
     spatial = layer("spatial.conv", "spatial.conv", "conv", bias=OPTIONAL)
     reduce = layer("reduce", "reduce", "linear", bias=OPTIONAL) + batch_norm("norm", "norm", optional=True)
+    keys = " ".join(f"attention.{part}" for part in PARTS)
+    attention = projections(layer, keys, "linear", "attention")
     return (
         _se(f"{style}/SqueezeExcitation", layer, "fc1 fc2", "linear"),
         *_cbam(f"{style}/CBAM", channel, spatial + batch_norm("spatial.norm", "spatial.norm", optional=True)),
@@ -80,14 +134,17 @@ def _torch() -> tuple[Dialect, ...]:
             detected=False,  # its keys are those of every other in PyTorch, whose gate is beyond doubt
         ),
         _ca(f"{style}/CoordinateAttention", reduce, layer, "expand.", "linear"),
+        _ese(f"{style}/EffectiveSqueezeExcitation", layer("fc", "fc", "linear", bias=OPTIONAL, shape="C C")),
+        _scse(f"{style}/SCSE", layer, str, "linear"),
+        _attention_pooling(f"{style}/AttentionPooling", layer("score", "score", "linear", bias=OPTIONAL)),
+        _conv_attention(f"{style}/ConvolutionAttention", layer("conv", "conv", "conv", bias=OPTIONAL), attention),
+        _multi_head_eca(f"{style}/MultiHeadECA", layer("conv", "conv", "conv", bias=False, shape=TAPS), attention),
     )
 
 
-def _keras(
-    style: str, names: tuple[str, str, str, str], separator: str, head: str, prefix: str = ""
-) -> tuple[Dialect, ...]:
+def _keras(style: str, names: Sequence[str], separator: str, head: str, prefix: str = "") -> tuple[Dialect, ...]:
     """The styles with Keras' leaves: `separator` joins the path of a layer, `prefix` what stands before it."""
-    se, cbam, eca, ca = names
+    se, cbam, eca, ca, ese, scse, pooling, conv_attention, multi_head_eca = names
 
     def path(name: str) -> str:
         return prefix + name.replace(".", separator)
@@ -98,6 +155,8 @@ def _keras(
     spatial += keras_batch_norm(path("spatial.norm"), "spatial.norm", optional=True)
     reduce = keras_layer(path("reduce"), "reduce", "dense", bias=OPTIONAL)
     reduce += keras_batch_norm(path("norm"), "norm", optional=True)
+    keys = " ".join(path(f"attention.{part}") for part in PARTS)
+    attention = projections(keras_layer, keys, "dense", "attention")
     return (
         _se(f"{style}/{se}", keras_layer, f"{path('fc1')} {path('fc2')}", "dense"),
         *_cbam(f"{style}/{cbam}", channel, spatial),
@@ -109,11 +168,28 @@ def _keras(
             doubtful=("gate", "padding"),
         ),
         _ca(f"{style}/{ca}", reduce, keras_layer, prefix + head, "dense"),
+        _ese(f"{style}/{ese}", keras_layer(path("fc"), "fc", "dense", bias=OPTIONAL, shape="C C")),
+        _scse(f"{style}/{scse}", keras_layer, path, "dense"),
+        _attention_pooling(f"{style}/{pooling}", keras_layer(path("score"), "score", "dense", bias=OPTIONAL)),
+        _conv_attention(
+            f"{style}/{conv_attention}", keras_layer(path("conv"), "conv", "conv_last", bias=OPTIONAL), attention
+        ),
+        _multi_head_eca(
+            f"{style}/{multi_head_eca}",
+            keras_layer(path("conv"), "conv", "conv_last", bias=False, shape=TAPS_LAST),
+            attention,
+        ),
     )
 
 
-CLASSES = ("SqueezeExcitation", "CBAM", "ECA", "CoordinateAttention")
-FUNCTIONS = ("squeeze_excitation", "cbam", "eca", "coordinate_attention")
+CLASSES = (
+    *("SqueezeExcitation", "CBAM", "ECA", "CoordinateAttention", "EffectiveSqueezeExcitation", "SCSE"),
+    *("AttentionPooling", "ConvolutionAttention", "MultiHeadECA"),
+)
+FUNCTIONS = (
+    *("squeeze_excitation", "cbam", "eca", "coordinate_attention", "effective_squeeze_excitation", "scse"),
+    *("attention_pooling", "convolution_attention", "multi_head_eca"),
+)
 
 STYLES = (
     *_torch(),

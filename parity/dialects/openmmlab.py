@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.dialects._table import CBAM, CBAM_FACTS, PLANES, SE, Dialect, layer, pair
+from parity.dialects._table import CBAM, CBAM_FACTS, ESE, PLANES, SE, Dialect, layer, pair
 
 SE_LAYER = pair(layer, "conv1.conv conv2.conv", "conv1x1", bias=True)
 
@@ -42,9 +42,9 @@ DIALECTS = (
     ),
     Dialect(
         id="mmdet/ChannelAttention",
-        block="se",
+        block="ese",
         tensors=layer("fc", "fc", "conv1x1", bias=True, shape="C C 1 1"),
-        refused="it has one layer and a hard sigmoid: the effective squeeze and excitation, another block",
+        defaults=ESE,
         source="mmdet 3.3.0, models/layers/se_layer.py",
     ),
     Dialect(

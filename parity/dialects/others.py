@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.dialects._table import PLANES, Dialect, batch_norm, layer, pair
+from parity.dialects._table import ESE, PLANES, Dialect, batch_norm, layer, pair
 
 DIALECTS = (
     Dialect(
@@ -17,9 +17,9 @@ DIALECTS = (
     ),
     Dialect(
         id="ultralytics/ChannelAttention",
-        block="se",
+        block="ese",
         tensors=layer("fc", "fc", "conv1x1", bias=True, shape="C C 1 1"),
-        refused="it has one layer: the effective squeeze and excitation, another block",
+        defaults={**ESE, "gate": "sigmoid"},
         source="ultralytics 8.4.190, nn/modules/conv.py",
     ),
     Dialect(

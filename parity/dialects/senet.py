@@ -37,6 +37,18 @@ DIALECTS = (
         defaults=SE,
         source="ai-med/squeeze_and_excitation, squeeze_and_excitation.py",
     ),
+    # By the authors of the concurrent one.
+    Dialect(
+        id="squeeze_and_excitation/ChannelSpatialSELayer",
+        block="scse",
+        tensors=(
+            *pair(layer, "cSE.fc1 cSE.fc2", "linear", bias=True, path="channel."),
+            *layer("sSE.conv", "spatial.fc", "conv1x1", bias=True, shape="1 C 1 1"),
+        ),
+        facts={"merge": "max"},
+        defaults=SE,
+        source="ai-med/squeeze_and_excitation, squeeze_and_excitation.py",
+    ),
     Dialect(
         id="fastai/SEModule",
         block="se",

@@ -8,6 +8,7 @@ from parity.dialects._table import (
     CBAM_FACTS,
     ECA,
     ECA_FACTS,
+    ESE,
     OPTIONAL,
     PLANES,
     SE,
@@ -58,6 +59,23 @@ DIALECTS = (
         tensors=pair(layer, "fc1 fc2", "linear", bias=OPTIONAL),
         defaults=SE,
         source=f"{SOURCE}, layers/squeeze_excite.py; its maps are channels last",
+    ),
+    # Its `add_maxpool`, which no weight shows, has no counterpart here either.
+    Dialect(
+        id="timm/EffectiveSEModule",
+        block="ese",
+        tensors=layer("fc", "fc", "conv1x1", bias=True, shape="C C 1 1"),
+        defaults=ESE,
+        doubtful=("gate",),
+        source=f"{SOURCE}, layers/squeeze_excite.py",
+    ),
+    Dialect(
+        id="timm/EseModule",
+        block="ese",
+        tensors=layer("conv", "fc", "conv1x1", bias=True, shape="C C 1 1"),
+        defaults={**ESE, "gate": "sigmoid"},
+        detected=False,  # its keys are those of any convolution at single positions that keeps its channels
+        source=f"{SOURCE}, models/hgnet.py",
     ),
     Dialect(
         id="timm/EcaModule",

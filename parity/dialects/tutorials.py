@@ -6,8 +6,11 @@ from parity.dialects._table import (
     CA,
     CBAM,
     CBAM_FACTS,
+    CONVOLUTION,
     ECA,
     ECA_FACTS,
+    ONE_HEAD,
+    OPTIONAL,
     PLANES,
     PLANES_LAST,
     SE,
@@ -17,8 +20,11 @@ from parity.dialects._table import (
     Dialect,
     batch_norm,
     keras_layer,
+    keras_multi_head_attention,
     layer,
+    multi_head_attention,
     pair,
+    projections,
 )
 
 MLP = {"shared_layer_one": ("dense",), "shared_layer_two": ("dense",)}
@@ -63,6 +69,76 @@ PYTORCH = (
         facts={"norm": TORCH_NORM, "residual": False},
         defaults=CA,
         source="the tutorial in PyTorch",
+    ),
+    Dialect(
+        id="tutorial-pytorch/AttentionModule",
+        block="attention_pooling",
+        tensors=layer("conv", "score", "conv1x1x1", bias=True, shape="1 C 1 1 1"),
+        facts={"spatial_dims": 3, "axis": "d"},
+        detected=False,  # its keys are those of any last convolution to one map
+        source="the tutorial in PyTorch, of volumes",
+    ),
+)
+
+# What is not in the weights of a convolution and an attention, and what of it their users must be asked.
+CONV_ATTENTION = {**CONVOLUTION, **ONE_HEAD}
+MULTI_HEAD_ECA = {**ECA, **ONE_HEAD, "scale": 2.0, "offset": 1.0}
+HEADS = ("num_heads",)
+
+ATTENTION = (
+    Dialect(
+        id="tutorial-pytorch/Conv1dWithAttention",
+        block="conv_attention",
+        tensors=(
+            *layer("conv", "conv", "conv", bias=OPTIONAL),
+            *multi_head_attention("attention", "attention"),
+        ),
+        defaults=CONV_ATTENTION,
+        doubtful=tuple(CONVOLUTION),
+        asked=HEADS,
+        source="the tutorial in PyTorch, of sequences",
+    ),
+    Dialect(
+        id="tutorial-pytorch/ECAAttention-multihead",
+        block="multi_head_eca",
+        tensors=(
+            *layer("conv", "conv", "conv", bias=False, shape=TAPS),
+            *projections(
+                layer,
+                " ".join(f"multihead_attn.{part}_linear" for part in ("q", "k", "v", "out")),
+                "linear",
+                "attention",
+            ),
+        ),
+        defaults=MULTI_HEAD_ECA,
+        doubtful=("scale", "offset"),
+        asked=HEADS,
+        aliases={"gamma": "scale", "b": "offset"},
+        source="the tutorial in PyTorch: ECA improved with multi-head attention",
+    ),
+    Dialect(
+        id="keras/Conv-MultiHeadAttention",
+        block="conv_attention",
+        tensors=(
+            *keras_layer("conv", "conv", "conv_last", bias=OPTIONAL),
+            *keras_multi_head_attention("attention", "attention"),
+        ),
+        defaults=CONVOLUTION,
+        doubtful=tuple(CONVOLUTION),
+        sizes={"H": "num_heads"},
+        source="Keras 3.15.1, MultiHeadAttention",
+    ),
+    Dialect(
+        id="keras/ECA-MultiHeadAttention",
+        block="multi_head_eca",
+        tensors=(
+            *keras_layer("conv", "conv", "conv_last", bias=False, shape=TAPS_LAST),
+            *keras_multi_head_attention("attention", "attention"),
+        ),
+        defaults={name: value for name, value in MULTI_HEAD_ECA.items() if name != "num_heads"},
+        doubtful=("gate", "scale", "offset"),
+        sizes={"H": "num_heads"},
+        source="Keras 3.15.1, MultiHeadAttention",
     ),
 )
 
@@ -151,4 +227,4 @@ TENSORFLOW_1 = (
     ),
 )
 
-DIALECTS = PYTORCH + KERAS + TENSORFLOW + TENSORFLOW_1
+DIALECTS = PYTORCH + ATTENTION + KERAS + TENSORFLOW + TENSORFLOW_1

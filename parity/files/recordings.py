@@ -12,12 +12,10 @@ from parity import dialects, exchange
 from parity.block import Block, Probe
 from parity.errors import FormatError, MissingTensorError
 from parity.files import Contents
+from parity.spec import SPECS
 
 GOLDEN = "attention-golden/1"
 GOLDEN_ONNX = "attention-golden-onnx/1"
-
-# Blocks whose weights do not tell the rank of the maps that they were made for.
-RANKLESS = ("se", "eca")
 
 
 def read(path: str) -> Contents:
@@ -50,7 +48,7 @@ def _golden(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> C
     if not isinstance(hints, dict):
         raise TypeError(f"hints of type {type(hints).__name__}")
     known = dialects.DIALECTS.get(dialect)
-    if known is not None and known.block in RANKLESS and "input" in tensors:
+    if known is not None and known.block in SPECS and SPECS[known.block].rankless and "input" in tensors:
         hints = {"spatial_dims": tensors["input"].ndim - 2} | hints
     return Contents("recording", state, dialect=dialect, hints=hints, prove=_prover(tensors, metadata))
 

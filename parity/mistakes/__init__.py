@@ -24,7 +24,7 @@ from parity.mistakes._equivalent import EQUIVALENT, Equivalent, reason
 from parity.mistakes._mistake import Mistake
 from parity.mistakes._of_data import OF_DATA
 from parity.mistakes._of_steps import OF_STEPS
-from parity.mistakes._variation import Setting, Variation
+from parity.mistakes._variation import Setting, Variation, smallest
 
 MISTAKES = (*OF_DATA, *OF_STEPS)
 BY_NAME = {mistake.name: mistake for mistake in MISTAKES}
@@ -55,7 +55,7 @@ def readings(block: Block) -> Iterator[tuple[str, Block]]:
 
 def _smallest(block: Block) -> tuple[int, ...]:
     channels = block.spec.channels or max((value.shape[-1] for value in block.tensors.values()), default=1)
-    return (channels, *(1,) * block.spec.spatial_dims)
+    return smallest(block.spec, channels)
 
 
 __all__ = [

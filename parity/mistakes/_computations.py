@@ -146,6 +146,70 @@ def unclipped(gate: Step, u: Measured, how: Gate, path: str = "") -> Measured:
     return u.apply(lambda u: how.slope * u + how.offset, constant(how.slope))
 
 
+# The softmax, and what it weighs
+
+
+def beside(places: int) -> Step:
+    """Along the axis that is so many places further on."""
+
+    def other(softmax: Step, u: Measured, axis: int, path: str = "") -> Measured:
+        return softmax(u, (axis + places) % u.value.ndim, path)
+
+    return other
+
+
+def everywhere(softmax: Step, u: Measured, axis: int, path: str = "") -> Measured:
+    """Along all axes behind the second, together."""
+    flat = u.move(lambda array: array.reshape(*array.shape[:2], -1))
+    return softmax(flat, 2, path).move(lambda array: array.reshape(u.value.shape))
+
+
+def softmax_twice(softmax: Step, u: Measured, axis: int, path: str = "") -> Measured:
+    """The softmax of the softmax."""
+    return softmax(softmax(u, axis, path), axis, path)
+
+
+def unnormalized(softmax: Step, u: Measured, axis: int, path: str = "") -> Measured:
+    """The exponentials, without their sum below them."""
+    return u.apply(np.exp, np.exp)
+
+
+def log_softmax(softmax: Step, u: Measured, axis: int, path: str = "") -> Measured:
+    """The logarithm of the softmax."""
+    return softmax(u, axis, path).apply(np.log, np.reciprocal)
+
+
+def sigmoids(softmax: Step, u: Measured, *how: Any) -> Measured:
+    """A sigmoid of each score by itself."""
+    return gate(u, Gate(), "")
+
+
+def uniform(softmax: Step, u: Measured, axis: int, path: str = "") -> Measured:
+    """The same weight for all."""
+    return u.apply(constant(1 / u.value.shape[axis]), np.zeros_like)
+
+
+def winner_alone(softmax: Step, u: Measured, axis: int, path: str = "") -> Measured:
+    """All weight on the largest score."""
+    return u.apply(lambda array: (array == array.max(axis, keepdims=True)) * 1.0, np.zeros_like)
+
+
+def no_gradient_of_sum(softmax: Step, u: Measured, axis: int, path: str = "") -> Measured:
+    """The right weights, as if their sum did not hang on the scores: each has the gradient of an exponential."""
+    a = softmax(u, axis, path).value
+    return u.apply(lambda array: a, lambda array: a)
+
+
+def averaged_sum(summed: Step, x: Measured, axes: Sequence[int], path: str = "") -> Measured:
+    """The mean."""
+    return x.mean(axes)
+
+
+def largest_of_sum(summed: Step, x: Measured, axes: Sequence[int], path: str = "") -> Measured:
+    """The maximum."""
+    return x.max(axes)
+
+
 # The two layers of a squeeze
 
 
@@ -215,7 +279,8 @@ def gated_passes(setting: Setting) -> Iterator[Variation]:
         return _total([gate(excite([z], weights, how, path), setting.spec.arguments()["gate"], "") for z in zs])
 
     for path in setting.taken.get("excite", ()):
-        if path and path in setting.taken["gate"]:
+        # Of a single descriptor there is a single pass.
+        if path in setting.taken["gate"] and path in setting.taken.get("maximum", ()):
             steps = Replacement("excite", passes, path), Replacement("gate", nothing, path)
             yield Variation(f"{path} gate taken of each pass before their sum", steps=steps)
 
@@ -249,6 +314,22 @@ def summed_maps(attend: Step, x: Measured, maps: Sequence[Measured], path: str =
     return x * _total(maps)
 
 
+def larger_gate(setting: Setting) -> Iterator[Variation]:
+    """x times the larger of two gates, in place of the larger of their products with x."""
+    held: dict[str, Measured] = {}
+
+    def gate_alone(attend: Step, x: Measured, maps: Sequence[Measured], path: str = "") -> Measured:
+        held["x"] = x
+        return alone(attend, x, maps, path)
+
+    def product(maximum: Step, maps: Measured, axes: Sequence[int], path: str = "") -> Measured:
+        return held["x"] * maximum(maps, axes, path)
+
+    if "merge" in setting.taken.get("maximum", ()):
+        steps = Replacement("attend", gate_alone), Replacement("maximum", product, "merge")
+        yield Variation("the larger of the gates instead of the larger of their products", steps=steps)
+
+
 def additive(setting: Setting) -> Iterator[Variation]:
     """One gate of the sum of the logits, in place of the product of their gates."""
 
@@ -259,6 +340,44 @@ def additive(setting: Setting) -> Iterator[Variation]:
     if len(paths) > 1 and len(setting.taken["attend"]) == 1:
         steps = (Replacement("attend", once), *(Replacement("gate", nothing, path) for path in paths))
         yield Variation("one gate of the sum of the logits instead of a product of gates", steps=steps)
+
+
+# Self-attention
+
+
+def rescored(power: float) -> Step:
+    """The scores of heads of D channels, times D to this power."""
+
+    def other(scores: Step, q: Measured, k: Measured, path: str = "") -> Measured:
+        return scores(q, k, path) * q.value.shape[-1] ** power
+
+    return other
+
+
+def scored_by_width(scores: Step, q: Measured, k: Measured, path: str = "") -> Measured:
+    """The scores divided by the root of all channels, not of those of a head."""
+    return scores(q, k, path) * q.value.shape[1] ** -0.5
+
+
+def interleaved(split: Step, u: Measured, heads: int, path: str = "") -> Measured:
+    """Heads that take every so many channels, not channels in a row."""
+    return split(u.move(lambda a: np.moveaxis(a.reshape(*a.shape[:2], -1, heads), 3, 2).reshape(a.shape)), heads, path)
+
+
+def interleaved_back(merged: Step, z: Measured, path: str = "") -> Measured:
+    """The channels of all heads in turns, not one head behind the other."""
+    return z.move(lambda a: np.moveaxis(a, (1, 2), (3, 1)).reshape(len(a), a.shape[2], -1))
+
+
+def tokens_reshaped(tokens: Step, u: Measured, path: str = "") -> Measured:
+    """Channels-first memory cut into rows, not transposed: features and positions are mixed."""
+    return u.move(lambda a: np.ascontiguousarray(a).reshape(len(a), -1, a.shape[1]))
+
+
+def among_samples(attention: Step, t: Measured, *rest: Any) -> Any:
+    """Attention of the samples of a batch to each other, at each position."""
+    y, trace = attention(t.move(lambda a: a.swapaxes(0, 1)), *rest)
+    return y.move(lambda a: a.swapaxes(0, 1)), trace
 
 
 # Concatenation and padding
@@ -288,6 +407,11 @@ def lopsided(padded: Step, p: Measured, sizes: Sequence[int], padding: str, path
     wider = padded(p, [size + 2 for size in sizes], padding, path)
     lead = wider.value.ndim - len(sizes)
     return wider[(slice(None),) * lead + (slice(2, None),) * len(sizes)]
+
+
+def shifted_zeros(step: Step, x: Measured, padding: Sequence[tuple[int, int]], path: str = "") -> Measured:
+    """A zero less before and one more behind, as TensorFlow has it for a stride."""
+    return step(x, [(before - 1, behind + 1) if before else (0, behind) for before, behind in padding], path)
 
 
 def _widths(array: NDArray, sizes: Sequence[int]) -> list[tuple[int, int]]:

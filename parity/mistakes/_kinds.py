@@ -25,6 +25,8 @@ Variations = Callable[[Setting], Iterator[Variation]]
 Fits = Callable[[str, NDArray, Setting], bool]
 Wrong = Callable[..., Any]  # takes the step in whose place it is called, and its arguments
 
+ROTATED = ("query", "key", "value")
+
 # What a report calls a step.
 NOUNS = {
     "batch_norm": "norm",
@@ -35,6 +37,12 @@ NOUNS = {
     "padded": "padding",
     "excite": "MLP",
     "dense": "layer",
+    "zero_padded": "padding",
+    "split": "heads",
+    "merged": "joined heads",
+    "self_attention": "attention",
+    "pointwise": "layer",
+    "summed": "sum",
 }
 
 
@@ -147,6 +155,24 @@ def layers(setting: Setting) -> Iterator[Variation]:
                 yield _exchange(setting, pairs, f"{one} and {two} exchanged")
 
 
+def projections(setting: Setting) -> Iterator[Variation]:
+    """The first three projections of an attention, each with the weights of the next, or of the one before."""
+    for name in setting.tensors:
+        path, found, _ = name.partition(".query.kernel")
+        for order in (ROTATED, ROTATED[::-1]) if found else ():
+            pairs = {
+                f"{path}.{one}.{leaf}": f"{path}.{two}.{leaf}"
+                for one, two in zip(order, (*order[1:], order[0]), strict=True)
+                for leaf in ("kernel", "bias")
+                if f"{path}.{one}.{leaf}" in setting.tensors
+            }
+            yield Variation(f"{path} with {', '.join(order)} each as the next", reweigh=_renamed(pairs))
+
+
+def _renamed(pairs: dict[str, str]) -> Reweigh:
+    return lambda weights: weights | {one: weights[two] for one, two in pairs.items()}
+
+
 def _exchange(setting: Setting, pairs: dict[str, str], words: str) -> Variation:
     both = pairs | {two: one for one, two in pairs.items()}
     return Variation(words, reweigh=lambda w: w | {one: w[two] for one, two in both.items()})
@@ -170,12 +196,25 @@ def gradients(words: str, fits: Fits, change: Move) -> Variations:
 # Layouts
 
 
-def layout(words: str, forth: Move, back: Move, ranks: Sequence[int] = (1, 2, 3)) -> Variations:
-    """An input, channels first, whose elements are taken in another order, and the output moved back."""
+def layout(
+    words: str,
+    forth: Move,
+    back: Move,
+    ranks: Sequence[int] = (1, 2, 3),
+    remains: Callable[[Setting], bool] = lambda setting: True,
+) -> Variations:
+    """An input, channels first, whose elements are taken in another order, and the output moved back.
+
+    `remains` tells whether the output has the axes that are exchanged. Where it has not, it is left as it is; what then
+    has another shape is no mistake that anybody would need to look for.
+    """
 
     def variations(setting: Setting) -> Iterator[Variation]:
         if setting.spec.spatial_dims in ranks:
-            yield Variation(words, forth=forth, back=back)
+            if remains(setting):
+                yield Variation(words, forth=forth, back=back, into=forth, home=back)
+            elif setting.output_shape(forth(np.empty(setting.input_shape)).shape) == setting.output_shape():
+                yield Variation(words, forth=forth, home=back)
 
     return variations
 

@@ -19,15 +19,17 @@ from parity.mistakes._kinds import (
     leaves,
     norm_field,
     only,
+    projections,
     tensor,
     tensor_values,
     whole,
 )
 from parity.mistakes._mistake import Mistake, leaf, several, trains
 from parity.mistakes._variation import Setting
-from parity.spec import ACTIVATIONS, Gate
+from parity.spec import ACTIVATIONS, AXIS_NAMES, Gate
 from parity.spec.cbam import SPATIAL_SOURCES
 from parity.spec.eca import PADDINGS
+from parity.spec.scse import MERGES
 
 HARD = tuple(Gate("hard_sigmoid", slope) for slope in (1 / 6, 0.2, 0.5))
 EPSILONS = (1e-5, 1e-3)  # of PyTorch, of Keras and TensorFlow
@@ -86,6 +88,17 @@ def _swapped(x: NDArray) -> NDArray:
     return x.swapaxes(-1, -2)
 
 
+def _has_space(setting: Setting) -> bool:
+    """Whether height and width are the last axes of the output too."""
+    shape = (*setting.input_shape[:-2], 101, 103)  # sizes that no other axis has
+    return len(setting.output_shape(shape)) == len(shape) or setting.output_shape(shape)[-2:] == shape[-2:]
+
+
+def _may_add(setting: Setting) -> bool:
+    """Whether the input can be added to the output, and no field says whether it is."""
+    return "residual" not in setting.spec.arguments() and setting.output_shape() == setting.input_shape
+
+
 OF_DATA: tuple[Mistake, ...] = (
     # Fields: the same weights taken for another function
     Mistake(
@@ -141,10 +154,24 @@ OF_DATA: tuple[Mistake, ...] = (
         is_reading=True,
     ),
     Mistake(
+        "merge",
+        "the sum of the channels' and the positions' maps in place of their maximum, or back",
+        "segmentation_models_pytorch against ai-med/squeeze_and_excitation",
+        field("merge", lambda now: MERGES),
+        is_reading=True,
+    ),
+    Mistake(
         "spatial-source",
         "the spatial gate taken from the raw input instead of the refined map, or back",
         "the TensorFlow 1 tutorial's cbam_module",
         field("spatial_source", lambda now: SPATIAL_SOURCES),
+        is_reading=True,
+    ),
+    Mistake(
+        "axis",
+        "another axis pooled away: where sizes are equal, no shape can tell",
+        "dim=2 of (N, C, D, H, W), which is the height of (N, D, H, W, C)",
+        field("axis", lambda now: AXIS_NAMES[max(AXIS_NAMES)]),
         is_reading=True,
     ),
     Mistake(
@@ -153,7 +180,7 @@ OF_DATA: tuple[Mistake, ...] = (
         "fightingcv's CBAM; kobiso/CBAM-tensorflow#2",
         either(
             field("residual", lambda now: (not now,)),
-            whole("residual added", wrong.with_input, lambda setting: "residual" not in setting.spec.arguments()),
+            whole("residual added", wrong.with_input, _may_add),
         ),
         is_reading=True,
     ),
@@ -187,6 +214,20 @@ OF_DATA: tuple[Mistake, ...] = (
         "the running variance over n instead of n - 1, or back",
         "keras-team/keras#9028, tensorflow/tensorflow#55545, pytorch/pytorch#1410",
         only(trains, norm_field("unbiased_variance", lambda now: (not now,))),
+    ),
+    Mistake(
+        "heads",
+        "another number of heads",
+        "nn.MultiheadAttention: no shape tells it",
+        field("num_heads", lambda now: (1, 2, 3, 4, 8)),
+        is_reading=True,
+    ),
+    Mistake(
+        "rescaling",
+        "another affine map behind the block, or none",
+        "the ECA tutorial's constants gamma=2 and b=1",
+        either(field("scale", lambda now: (1.0, -now)), field("offset", lambda now: (0.0, -now))),
+        is_reading=True,
     ),
     # Weights: the right function of the wrong numbers
     Mistake(
@@ -255,6 +296,13 @@ OF_DATA: tuple[Mistake, ...] = (
         "two layers of the same shapes with each other's weights: coordinate attention's heads",
         "bubbliiiing's F_h and F_w",
         layers,
+        is_reading=True,
+    ),
+    Mistake(
+        "projections-rotated",
+        "query, key and value, each with the weights of the next",
+        "packed weights read in another order",
+        projections,
         is_reading=True,
     ),
     Mistake(
@@ -340,7 +388,7 @@ OF_DATA: tuple[Mistake, ...] = (
         "space-exchanged",
         "height and width exchanged",
         "images as (W, H), arrays as (H, W)",
-        layout("height and width exchanged", _swapped, _swapped, ranks=(2, 3)),
+        layout("height and width exchanged", _swapped, _swapped, ranks=(2, 3), remains=_has_space),
     ),
     Mistake(
         "channels-reversed",

@@ -16,6 +16,26 @@ from parity.mistakes._mistake import Mistake, leaf, trains
 from parity.mistakes._variation import Setting, Variation
 from parity.oracle._steps import Replacement
 from parity.spec import AXIS_NAMES
+from parity.spec._self_attention import PARTS
+
+
+def _has_heads(setting: Setting) -> bool:
+    """Whether several heads share the channels."""
+    return setting.spec.arguments().get("num_heads", 1) > 1
+
+
+def _has_wide_heads(setting: Setting) -> bool:
+    """Whether a head has several channels."""
+    heads, widths = (
+        setting.spec.arguments().get("num_heads"),
+        [len(setting.tensors[name]) for name in setting.tensors if name.endswith("query.kernel")],
+    )
+    return heads is not None and any(width > heads for width in widths)
+
+
+def _has_zeros(path: str, setting: Setting) -> bool:
+    """Whether there are zeros before the first position, of which one can stand behind the last."""
+    return setting.spec.arguments().get("padding") not in (None, 0, "valid")
 
 
 def _infers(setting: Setting) -> bool:
@@ -23,8 +43,8 @@ def _infers(setting: Setting) -> bool:
 
 
 def _over_the_map(path: str, setting: Setting) -> bool:
-    """Poolings over all of space: not over channels, and not over all axes but one."""
-    return path not in ("spatial", *AXIS_NAMES[3])
+    """Poolings over all of space: not over channels, not over all axes but one, and not over maps that are merged."""
+    return path not in ("spatial", "merge", *AXIS_NAMES[3])
 
 
 def _merging(path: str, setting: Setting) -> bool:
@@ -51,7 +71,9 @@ def _single_precision(setting: Setting) -> Iterator[Variation]:
     for dtype, name in ((np.float32, "float32"), (np.float16, "float16"), (ml_dtypes.bfloat16, "bfloat16")):
         if dtype is not np.float32 or setting.x.dtype == np.float64:
             made = wrong.rounding(dtype)
-            steps = tuple(Replacement(step, made) for step in ("mean", "dense", "gate", "convolution"))
+            steps = tuple(
+                Replacement(step, made) for step in ("mean", "dense", "pointwise", "gate", "softmax", "convolution")
+            )
             yield Variation(f"{name} inside", steps=steps)
 
 
@@ -124,6 +146,76 @@ OF_STEPS: tuple[Mistake, ...] = (
                 instead("maximum", "over a square alone", wrong.over_a_square, _over_the_map),
             ),
         ),
+    ),
+    # Softmax and weighted sum
+    Mistake(
+        "softmax-axis",
+        "a softmax along another axis",
+        "nn.Softmax() without dim; axis=-1 on channels-first maps",
+        either(
+            instead("softmax", "along the axis before its own", wrong.beside(-1)),
+            instead("softmax", "along the axis behind its own", wrong.beside(1)),
+        ),
+    ),
+    Mistake(
+        "softmax-everywhere",
+        "one softmax over all positions",
+        "a map that is flattened before its softmax",
+        instead("softmax", "over all positions", wrong.everywhere),
+    ),
+    Mistake(
+        "softmax-missing",
+        "the scores themselves for weights",
+        "a softmax in the loss alone",
+        instead("softmax", "left out", wrong.nothing),
+    ),
+    Mistake(
+        "softmax-twice",
+        "the softmax applied twice",
+        "activation='softmax' of a layer, and a softmax behind it",
+        instead("softmax", "applied twice", wrong.softmax_twice),
+    ),
+    Mistake(
+        "softmax-unnormalized",
+        "exponentials that are not divided by their sum",
+        "a softmax by hand",
+        instead("softmax", "without its sum", wrong.unnormalized),
+    ),
+    Mistake(
+        "softmax-logarithm",
+        "the logarithm of the softmax for weights",
+        "log_softmax, because the loss takes it",
+        instead("softmax", "as its logarithm", wrong.log_softmax),
+    ),
+    Mistake(
+        "softmax-sigmoid",
+        "a sigmoid of each score in place of the softmax",
+        "gated attention pooling",
+        instead("softmax", "as a sigmoid", wrong.sigmoids),
+    ),
+    Mistake(
+        "softmax-uniform",
+        "the same weight for every position",
+        "average pooling; scores that nobody uses",
+        instead("softmax", "as a plain mean", wrong.uniform),
+    ),
+    Mistake(
+        "softmax-largest",
+        "all weight on the largest score",
+        "hard attention by argmax",
+        instead("softmax", "as its largest alone", wrong.winner_alone),
+    ),
+    Mistake(
+        "mean-for-sum",
+        "a mean of what was weighed in place of its sum",
+        "global average pooling behind a softmax, whose weights divide already",
+        instead("summed", "as a mean", wrong.averaged_sum),
+    ),
+    Mistake(
+        "maximum-for-sum",
+        "a maximum of what was weighed in place of its sum",
+        "global max pooling behind an attention map",
+        instead("summed", "as a maximum", wrong.largest_of_sum),
     ),
     # The two layers
     Mistake(
@@ -200,6 +292,12 @@ OF_STEPS: tuple[Mistake, ...] = (
         wrong.additive,
     ),
     Mistake(
+        "gates-merged",
+        "the larger of two gates multiplied, in place of the larger of two products",
+        "one product less, and the same where no input is negative",
+        wrong.larger_gate,
+    ),
+    Mistake(
         "maps-added",
         "the sum of the axes' gates in place of their product",
         "forks of coordinate attention",
@@ -250,7 +348,59 @@ OF_STEPS: tuple[Mistake, ...] = (
         "even-padding",
         'the lopsided "same" padding of an even kernel',
         "keras-team/keras#16363, BangguWu/ECANet#24",
-        instead("padded", "lopsided by one", wrong.lopsided),
+        either(
+            instead("padded", "lopsided by one", wrong.lopsided),
+            instead("zero_padded", "lopsided by one", wrong.shifted_zeros, _has_zeros),
+        ),
+    ),
+    # Self-attention
+    Mistake(
+        "scores-unscaled",
+        "scores that are not divided by the root of the head's size",
+        "hand-written attention; Keras' Attention with use_scale=False",
+        only(_has_wide_heads, instead("scores", "without their scale", wrong.rescored(0.5))),
+    ),
+    Mistake(
+        "scores-divided",
+        "scores divided by the head's size, not by its root",
+        "a square root that was forgotten",
+        only(_has_wide_heads, instead("scores", "over the size of a head", wrong.rescored(-0.5))),
+    ),
+    Mistake(
+        "scores-by-width",
+        "scores divided by the root of all channels, not of those of a head",
+        "embed_dim ** -0.5 in place of head_dim ** -0.5",
+        only(_has_heads, instead("scores", "over the root of the width", wrong.scored_by_width)),
+    ),
+    Mistake(
+        "heads-interleaved",
+        "channels dealt out to the heads in turns",
+        "a reshape to (size, heads) in place of (heads, size)",
+        only(
+            lambda setting: _has_heads(setting) and _has_wide_heads(setting),
+            either(
+                instead("split", "in turns", wrong.interleaved),
+                instead("merged", "in turns", wrong.interleaved_back),
+            ),
+        ),
+    ),
+    Mistake(
+        "projection-left-out",
+        "an attention without one of its projections",
+        "values taken from the map itself",
+        instead("dense", "left out", wrong.nothing, lambda path, setting: path.rpartition(".")[2] in PARTS),
+    ),
+    Mistake(
+        "tokens-reshaped",
+        "a map cut into tokens by a reshape, not transposed",
+        "x.view(N, -1, C) of channels-first memory",
+        instead("tokens", "reshaped", wrong.tokens_reshaped),
+    ),
+    Mistake(
+        "samples-attend",
+        "attention of the samples to each other",
+        "batch_first=False of nn.MultiheadAttention",
+        instead("self_attention", "among samples", wrong.among_samples),
     ),
     # Norms
     Mistake(
@@ -314,6 +464,8 @@ OF_STEPS: tuple[Mistake, ...] = (
             instead("maximum", "detached", wrong.detached),
             instead("attend", "with its gates detached", wrong.no_gradient_of_gates),
             instead("attend", "with its map detached", wrong.no_gradient_of_map),
+            instead("softmax", "detached", wrong.detached),
+            instead("softmax", "with its sum detached", wrong.no_gradient_of_sum),
             only(trains, instead("moments", "with its moments detached", wrong.detached)),
         ),
     ),
@@ -346,6 +498,6 @@ OF_STEPS: tuple[Mistake, ...] = (
         "tf32",
         "the operands of a layer cut to TF32",
         "torch.backends.cuda.matmul.allow_tf32",
-        instead("dense", "in TF32", wrong.tf32),
+        either(instead("dense", "in TF32", wrong.tf32), instead("pointwise", "in TF32", wrong.tf32)),
     ),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from parity import oracle
 from parity.block import Block
+from parity.errors import InputError
 from parity.oracle import Measured, Weights
 from parity.oracle._measured import given
 from parity.oracle._steps import Replacement, replaced, watched
@@ -48,6 +51,15 @@ class Setting:
         """The spec of its block."""
         return self.block.spec
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of the input, channels first."""
+        return np.moveaxis(self.x, -1, 1).shape if self.data_format == "channels_last" else self.x.shape
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> tuple[int | None, ...]:
+        """The shape of the output for an input of this shape, the setting's own unless given, channels first."""
+        return self.spec.output_shape(self.input_shape if input_shape is None else input_shape, "channels_first")
+
     @cached_property
     def tensors(self) -> dict[str, NDArray]:
         """The weights in float64."""
@@ -56,12 +68,21 @@ class Setting:
     @cached_property
     def taken(self) -> Mapping[str, list[str]]:
         """The steps that the block is made of, each with the paths of its calls."""
-        # What steps there are depends on neither the batch's size nor the map's: two samples, one position.
-        first = np.moveaxis(self.x, -1, 1) if self.data_format == "channels_last" else self.x
-        small = np.ones((2, first.shape[1], *(1,) * self.spec.spatial_dims))
+        # What steps there are depends on neither the batch's size nor the map's: two samples, the smallest maps.
+        small = np.ones((2, *smallest(self.spec, self.input_shape[1])))
         with watched() as seen, np.errstate(all="ignore"):
             oracle.evaluate(self.spec, self.tensors, small, training=self.training)
         return seen
+
+
+def smallest(spec: Spec, channels: int) -> tuple[int, ...]:
+    """The shape of the smallest sample that a block takes: one position, unless its kernel needs more."""
+    for size in itertools.count(1):
+        shape = (channels, *(size,) * spec.spatial_dims)
+        with contextlib.suppress(InputError):
+            spec.check_input((1, *shape), "channels_first")
+            return shape
+    raise AssertionError  # the count has no end
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +96,7 @@ class Variation:
         reweigh: the weights as they are used; those that it leaves out stay.
         forth: the input as it is taken, channels first.
         back: what becomes of the output, so that its shape fits.
+        into, home: the inverse of `back` for a cotangent, and that of `forth` for the input's gradient.
         steps: the steps of the computation that other functions replace.
         backward: whether gradients alone differ.
     """
@@ -85,6 +107,8 @@ class Variation:
     reweigh: Reweigh = _same
     forth: Move = _same
     back: Move = _same
+    into: Move = _same
+    home: Move = _same
     steps: tuple[Replacement, ...] = ()
     backward: bool = False
 
@@ -96,6 +120,8 @@ class Variation:
             lambda weights: other.reweigh(self.reweigh(weights)),
             lambda x: other.forth(self.forth(x)),
             lambda y: self.back(other.back(y)),
+            lambda dy: other.into(self.into(dy)),
+            lambda dx: self.home(other.home(dx)),
             self.steps + other.steps,
             self.backward and other.backward,
         )
@@ -112,13 +138,18 @@ class Variation:
         return Block(block.name, self.respec(block.spec), tensors)
 
     def laid_out(self, x: NDArray, data_format: str) -> NDArray:
-        """An input, or a cotangent, as it is taken by mistake."""
+        """An input as it is taken by mistake."""
         return np.ascontiguousarray(_in_first(self.forth, x, data_format))
+
+    def laid_into(self, cotangent: NDArray, data_format: str) -> NDArray:
+        """A cotangent of what then comes out."""
+        return np.ascontiguousarray(_in_first(self.into, cotangent, data_format))
 
     def taken_back(self, result: Mapping[str, NDArray], data_format: str) -> dict[str, NDArray]:
         """The result for such an input, as it is given back."""
-        maps = {name: result[name] for name in ("output", "grad.input") if name in result}
-        return dict(result) | {name: _in_first(self.back, value, data_format) for name, value in maps.items()}
+        moves = {"output": self.back, "grad.input": self.home}
+        maps = {name: (move, result[name]) for name, move in moves.items() if name in result}
+        return dict(result) | {name: _in_first(move, value, data_format) for name, (move, value) in maps.items()}
 
     def evaluate(
         self, block: Block, x: NDArray, *, cotangent: NDArray | None = None, loaded: bool = False, **options: Any

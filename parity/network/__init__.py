@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from parity import dialects
+from parity.dialects import NetworkDialect
+from parity.errors import DialectError
 from parity.loading import write_all
 from parity.network._blocks import find_blocks
 from parity.network._checks import check, check_shared, orders, writes_into
 from parity.network._names import Mapped, Names
 from parity.network._pairs import pair_up, refuse_unknown
-from parity.network._part import Side, apart
+from parity.network._part import Side, apart, find_layouts
 from parity.network._proof import as_inputs, prove
 from parity.network._report import Pair, Report
 
@@ -21,6 +24,7 @@ def port(
     mapping: Mapped | None = None,
     example: Any = None,
     hints: Mapping[str, Any] | None = None,
+    dialect: str | None = None,
 ) -> Report:
     """Write the weights of one live model into another that computes the same function.
 
@@ -38,6 +42,8 @@ def port(
         example: an input in the layout of the source, or a tuple of inputs: random numbers rather than zeros or ones,
             which show little. Both models then run in inference mode.
         hints: what neither the weights nor the modules of a foreign block tell, as `parity.read` takes it.
+        dialect: the id of the whole network that one of the models is ("torchvision/ResNet"), where its class is not
+            the one of that name but a copy of it; the other must be such a network of this project.
 
     Raises:
         MissingTensorError, UnexpectedTensorError: for layers without a partner, naming them all.
@@ -55,13 +61,15 @@ def port(
     """
     source, target = Side("source", source_model), Side("target", target_model)
     names = Names({} if mapping is None else mapping, {*source.network.layers, *target.network.layers})
-    find_blocks(source, target, names, hints or {})
+    find_blocks(source, target, names, hints or {}, _network(dialect))
     mine, yours = source.parts(), target.parts()
     mine, yours = apart(source, mine, yours), apart(target, yours, mine)
     ours, theirs = names.without_left(mine), names.without_left(yours)
     names.check(mine, yours)
     refuse_unknown(source, ours, target, theirs)
     inputs = None if example is None else as_inputs(example)
+    if inputs is not None:
+        find_layouts(source, target, inputs)
     pairs = pair_up(source, ours, target, theirs, names, inputs)
     unverified, differences = check(pairs)
     if inputs is None:  # an example would show it
@@ -78,6 +86,15 @@ def port(
         return prove(found, source, target, pairs, writes, inputs)
     write_all(target.adapter, target.session, writes)
     return found
+
+
+def _network(dialect: str | None) -> NetworkDialect | None:
+    found = None if dialect is None else dialects.get(dialect)
+    if found is None or (isinstance(found, NetworkDialect) and not found.refused):
+        return found
+    known = [one.id for one in dialects.NETWORKS.values() if not one.refused]
+    reason = f": {found.refused}" if found.refused else ""
+    raise DialectError(f"received dialect={dialect!r}{reason}", f"that of a whole network: {' or '.join(known)}")
 
 
 __all__ = ["Pair", "Report", "port"]

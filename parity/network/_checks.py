@@ -12,6 +12,7 @@ from parity.errors import ParityError, SpecMismatchError, TensorShapeError
 from parity.loading import Write, overflows, portable, shape_of
 from parity.network._pairs import Paired
 from parity.network._part import CONVOLUTIONS, NEUTRAL, NORMS, Part, Side, listed
+from parity.spec import NETWORKS
 
 # Matters when the ported model is trained further; no framework of the three lets the user choose.
 TRAINING_ONLY = ("unbiased_variance",)
@@ -21,20 +22,7 @@ INPUT_ORDER = "the order of its inputs"
 
 def check(pairs: list[Paired]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """The fields that only one side shows, and the differences that outputs do not feel, by name in the source."""
-    config = [list(_config_faults(one, other)) for one, other, _ in pairs]
-    shapes = [list(_shape_faults(one, other)) for one, other, _ in pairs]
-    wrong = [
-        f"{both(one, other)} ({'; '.join(first + second)})"
-        for (one, other, _), first, second in zip(pairs, config, shapes, strict=True)
-        if first or second
-    ]
-    if wrong:
-        kind: type[ParityError] = SpecMismatchError if any(config) else TensorShapeError
-        raise kind(
-            f"received layers that compute different functions: {listed(wrong)}",
-            "equal kinds, shapes and configuration",
-            "build the target as the source is, or correct the pairs with mapping=",
-        )
+    check_configuration([(one, other) for one, other, _ in pairs])
     unverified, differences = {}, {}
     for one, other, _ in pairs:
         one_sided = [key for key in {**one.shown, **other.shown} if (key in one.shown) != (key in other.shown)]
@@ -45,6 +33,28 @@ def check(pairs: list[Paired]) -> tuple[dict[str, tuple[str, ...]], dict[str, tu
         {name: fields for name, fields in unverified.items() if fields},
         {name: texts for name, texts in differences.items() if texts},
     )
+
+
+def check_configuration(pairs: Sequence[tuple[Part, Part]], shapes: bool = True) -> None:
+    """Raise where partners show that they compute different functions, or where their `shapes` differ."""
+    config = [list(_config_faults(one, other)) for one, other in pairs]
+    sizes = [
+        # Those of a network follow from what is told of it already.
+        [] if not shapes or (faults and one.kind in NETWORKS) else list(_shape_faults(one, other))
+        for faults, (one, other) in zip(config, pairs, strict=True)
+    ]
+    wrong = [
+        f"{both(one, other)} ({listed(first + second, sign='; ')})"
+        for (one, other), first, second in zip(pairs, config, sizes, strict=True)
+        if first or second
+    ]
+    if wrong:
+        kind: type[ParityError] = SpecMismatchError if any(config) else TensorShapeError
+        raise kind(
+            f"received layers that compute different functions: {listed(wrong)}",
+            "equal kinds, shapes and configuration",
+            "build the target as the source is, or correct the pairs with mapping=",
+        )
 
 
 def orders(
@@ -85,7 +95,25 @@ def _config_faults(one: Part, other: Part) -> Iterator[str]:
         return
     for key, value in one.shown.items():
         if key in other.shown and key not in TRAINING_ONLY and not _agree(key, value, other.shown[key]):
-            yield f"{key}: source {value!r}, target {other.shown[key]!r}"
+            yield from _differences(key, value, other.shown[key])
+
+
+def _differences(key: str, value: Any, other: Any) -> Iterator[str]:
+    """What is to be told of two values: of blocks, stage by stage, the fields that differ."""
+    rows = list(zip(value, other, strict=False)) if isinstance(value, list) and isinstance(other, list) else []
+    if not rows or len(value) != len(other) or not all(isinstance(one, Mapping) for row in rows for one in row):
+        yield f"{key}: source {_told(value)!r}, target {_told(other)!r}"
+        return
+    for number, (one, two) in enumerate(rows, 1):
+        for name in dict.fromkeys((*one, *two)):
+            if one.get(name) != two.get(name):
+                yield f"{key} {number}: {name}: source {one.get(name)!r}, target {two.get(name)!r}"
+
+
+def _told(value: Any) -> Any:
+    """`value`, of blocks no more than which they are."""
+    is_blocks = isinstance(value, list) and all(isinstance(one, Mapping) and "block" in one for one in value)
+    return [one["block"] for one in value] if is_blocks else value
 
 
 def _agree(key: str, value: Any, other: Any) -> bool:

@@ -11,6 +11,7 @@ from parity.errors import MissingTensorError, ParityError, UnexpectedTensorError
 from parity.loading import plain_name
 from parity.network._names import Names
 from parity.network._part import NORMS, Part, Side, laid_out, listed
+from parity.spec import NETWORKS
 
 # The end of a name that was given by counting.
 NUMBER = re.compile(r"(^|_)\d+$")
@@ -66,6 +67,7 @@ def pair_up(
     found = {
         name: pair for name, pair in found.items() if pair[1] == "mapping" or _stem(plain_name(name)) not in doubtful
     }
+    found |= _networks(ours, theirs, found)
     taken = {part.name for part, _ in found.values()}
     rest = {name: part for name, part in ours.items() if name not in found}
     left = {name: part for name, part in theirs.items() if name not in taken}
@@ -78,11 +80,24 @@ def pair_up(
     return [(part, *found[name]) for name, part in ours.items()]
 
 
+def _networks(
+    ours: Mapping[str, Part], theirs: Mapping[str, Part], found: Mapping[str, tuple[Part, str]]
+) -> dict[str, tuple[Part, str]]:
+    """The one network of either side: partners whatever their sizes, so that what differs can be told."""
+    taken = {part.name for part, _ in found.values()}
+    one = [part for part in ours.values() if part.kind in NETWORKS and part.name not in found]
+    other = [part for part in theirs.values() if part.kind in NETWORKS and part.name not in taken]
+    same = len(one) == len(other) == 1 and one[0].kind == other[0].kind
+    return {one[0].name: (other[0], "structure")} if same else {}
+
+
 def _leftover(unexpected: list[Part], missing: list[Part], remarks: list[str], has_example: bool) -> ParityError:
     faults = [f"the source's {listed(map(str, unexpected))} without a partner in the target"] if unexpected else []
     faults += [f"the target's {listed(map(str, missing))} without weights"] if missing else []
     kind: type[ParityError] = MissingTensorError if missing else UnexpectedTensorError
     remedy = "pass mapping={'<source>': '<target>'}, or {'<name>': None} for what shall stay as it is"
+    if any(part.kind in NETWORKS for part in (*unexpected, *missing)):
+        remedy += "; dialect='torchvision/ResNet' or 'timm/ResNet' if the other model is a copy of that class"
     alike = {part.signature for part in unexpected} & {part.signature for part in missing}
     if alike and not has_example:
         remedy += "; layers that are alike are told apart by running both models: pass example="

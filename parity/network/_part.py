@@ -12,7 +12,7 @@ from parity.backends import Adapter
 from parity.block import kernels_first, kernels_last
 from parity.errors import InputError, ParityError
 from parity.loading import owner, read_value, shape_of
-from parity.spec import LiveBlock
+from parity.spec import NETWORKS, LiveBlock
 
 Call = tuple[str, np.ndarray, np.ndarray]
 
@@ -78,7 +78,7 @@ class Part:
         return self.kind, str(next(iter(shapes.values())) if self.kind in NORMS else sorted(shapes.items()))
 
     def __str__(self) -> str:
-        shapes = ", ".join(f"{leaf} {shape}" for leaf, shape in self.shapes.items())
+        shapes = listed(f"{leaf} {shape}" for leaf, shape in self.shapes.items())
         return f"{self.name!r} ({self.origin if self.kind == 'unknown' else self.kind}: {shapes})"
 
 
@@ -94,6 +94,7 @@ class Side:
         self.blocks: dict[str, LiveBlock] = dict(self.adapter.find_blocks(self.session, {}))
         self.foreign: dict[str, Part] = {}
         self.remarks: list[str] = []
+        self.layout = ""  # of its inputs, where it had to be found out
 
     def read(self, name: str, variable: Any) -> np.ndarray:
         """The value of a variable, as a copy."""
@@ -144,6 +145,8 @@ class Side:
     @property
     def channels(self) -> str:
         """Where the channels of the model's feature maps are; empty where nothing tells."""
+        if self.layout:
+            return self.layout
         inside = {id(variable) for live in self.blocks.values() for variable in live.variables.values()}
         layers = [
             layer
@@ -181,6 +184,35 @@ def _projections(side: Side, attention: Part) -> dict[str, Part]:
     return pieces
 
 
+def find_layouts(source: Side, target: Side, inputs: Sequence[np.ndarray]) -> None:
+    """Find out where a network that does not show it takes the channels of its input.
+
+    Inside, a network of this project is channels-last in TensorFlow and Keras, whatever its input is.
+    """
+    for side, other in ((source, target), (target, source)):
+        maps = [value for value in inputs if value.dtype.kind == "f" and value.ndim > 2]
+        wanted = [live.shown.get("channels") for live in side.blocks.values() if live.shown["block"] in NETWORKS]
+        if side.channels or len(wanted) != 1 or not maps:
+            continue
+        if side is source:
+            ends = {"first": maps[0].shape[1], "last": maps[0].shape[-1]}
+            fitting = [layout for layout, size in ends.items() if size == wanted[0]]
+        else:
+            fitting = [layout for layout in ("last", "first") if _runs(side, layout, other, inputs)]
+        if len(fitting) == 1:
+            side.layout = fitting[0]
+
+
+def _runs(side: Side, layout: str, source: Side, inputs: Sequence[np.ndarray]) -> bool:
+    """Whether a target takes the source's inputs in `layout`."""
+    move = moved(source.channels, layout)
+    try:
+        side.record([move(value) if value.dtype.kind == "f" and value.ndim > 2 else value for value in inputs], [])
+    except InputError:
+        return False
+    return True
+
+
 def laid_out(inputs: Sequence[np.ndarray], source: Side, target: Side) -> list[np.ndarray]:
     """The inputs as the target takes them: feature maps in its layout."""
     move = moved(source.channels, target.channels)
@@ -193,6 +225,6 @@ def moved(one: str, other: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda value: value if axes is None or value.ndim < 3 else np.moveaxis(value, *axes)
 
 
-def listed(items: Any, most: int = 12) -> str:
+def listed(items: Any, most: int = 12, sign: str = ", ") -> str:
     texts = list(items)
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    return sign.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

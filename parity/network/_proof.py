@@ -18,7 +18,7 @@ from parity.network._pairs import GUESSED, Paired
 from parity.network._part import Call, Part, Side, laid_out, listed, moved
 from parity.network._report import Report
 from parity.oracle import Measured
-from parity.spec import SPECS, spec_from_json
+from parity.spec import NETWORKS, SPECS, spec_from_json
 from parity.tolerances import DTYPES, tolerance
 
 Called = tuple[Part, Any]  # a part, and the input that it was called with
@@ -76,7 +76,8 @@ def prove(
         # The order in which layers run is only a guess, and outputs may hardly feel a layer.
         if worst[0].failure or any(how == GUESSED for _, _, how in pairs):
             where, last = _first_difference(report, source, target, pairs, inputs, laid)
-            behind = f"every layer that can be compared agrees: the fault lies behind {last}"
+            doubts = "".join(_doubts(report, one.name) for one, _, _ in pairs if one.kind in NETWORKS)
+            behind = f"every layer that can be compared agrees: the fault lies behind {last}{doubts}"
             if worst[0].failure or where:
                 raise _differs(where or behind, worst[0].failure)
     except BaseException:

@@ -1,4 +1,4 @@
-"""The linear maps: a dense layer, two of them, and the convolution of planes to one map."""
+"""The linear maps: a dense layer, two of them, one at each position, convolutions."""
 
 from __future__ import annotations
 
@@ -29,6 +29,24 @@ def dense_gradient(du: Measured, z: Measured, weights: Weights, path: str) -> tu
     if f"{path}.bias" in weights:
         gradients[f"{path}.bias"] = du.sum(rows)
     return contract("...o,oi->...i", du, weights[f"{path}.kernel"]), gradients
+
+
+@step
+def pointwise(x: Measured, weights: Weights, path: str) -> Measured:
+    """W x + b at each position of a map: (N, C, *S) to (N, o, *S)."""
+    s = SPACE[: x.value.ndim - 2]
+    u = contract(f"nc{s},oc->no{s}", x, weights[f"{path}.kernel"])
+    name = f"{path}.bias"
+    return u + weights[name][(..., *(None,) * len(s))] if name in weights else u
+
+
+def pointwise_gradient(du: Measured, x: Measured, weights: Weights, path: str) -> tuple[Measured, Weights]:
+    """The gradients of x and of the layer's weights, given that of u = W x + b."""
+    s = SPACE[: x.value.ndim - 2]
+    gradients = {f"{path}.kernel": contract(f"no{s},nc{s}->oc", du, x)}
+    if f"{path}.bias" in weights:
+        gradients[f"{path}.bias"] = du.sum((0, *range(2, du.value.ndim)))
+    return contract(f"no{s},oc->nc{s}", du, weights[f"{path}.kernel"]), gradients
 
 
 @step
@@ -83,6 +101,110 @@ def convolution_gradient(du: Measured, p: Measured, weights: Weights, path: str)
     # What reached position s through offset o of the kernel came from s + o: the same windows with the kernel reversed.
     reverse = kernel.move(lambda array: np.flip(array, tuple(range(1, array.ndim))))
     return contract(f"n{s}{k},c{k}->nc{s}", _windows(du[:, None], kernel, path)[:, 0], reverse), gradients
+
+
+@step
+def convolve(
+    x: Measured,
+    weights: Weights,
+    path: str,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int] = (),
+    groups: int = 1,
+) -> Measured:
+    """u = K * x + b, a cross-correlation: (N, C, *S) with a kernel (O, C / groups, *k) to (N, O, *S').
+
+    `strides`, `dilation` (none for 1) and `padding`, the zeros (before, after), are of each spatial axis.
+    """
+    kernel = weights[f"{path}.kernel"]
+    s, k = _letters(kernel[0])
+    seen, taps = _grouped(_strided_windows(x, kernel, strides, padding, dilation, path), kernel, groups)
+    u = (
+        contract(f"ngc{s}{k},goc{k}->ngo{s}", seen, taps)
+        if groups > 1
+        else contract(f"nc{s}{k},oc{k}->no{s}", seen, taps)
+    )
+    u = u.move(lambda array: array.reshape(len(array), -1, *array.shape[-len(s) :]))
+    name = f"{path}.bias"
+    return u + weights[name][(..., *(None,) * len(s))] if name in weights else u
+
+
+def convolve_gradient(
+    du: Measured,
+    x: Measured,
+    weights: Weights,
+    path: str,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int] = (),
+    groups: int = 1,
+) -> tuple[Measured, Weights]:
+    """The gradients of x and of the convolution's weights, given that of u = K * x + b."""
+    kernel = weights[f"{path}.kernel"]
+    dims, dilation = kernel.value.ndim - 2, dilation or (1,) * len(strides)
+    s, k = _letters(kernel[0])
+    seen, taps = _grouped(_strided_windows(x, kernel, strides, padding, dilation, path), kernel, groups)
+    slopes = du
+    if groups > 1:
+        slopes = du.move(lambda array: array.reshape(len(array), groups, -1, *array.shape[2:]))
+        dkernel = contract(f"ngo{s},ngc{s}{k}->goc{k}", slopes, seen)
+        spread = contract(f"ngo{s},goc{k}->ngc{s}{k}", slopes, taps)
+    else:
+        dkernel = contract(f"no{s},nc{s}{k}->oc{k}", slopes, seen)
+        spread = contract(f"no{s},oc{k}->nc{s}{k}", slopes, taps)
+    gradients = {f"{path}.kernel": dkernel.move(lambda array: array.reshape(kernel.value.shape))}
+    if f"{path}.bias" in weights:
+        gradients[f"{path}.bias"] = du.sum((0, *range(2, 2 + dims)))
+    extents = x.value.shape[2:]
+
+    def gathered(array: np.ndarray) -> np.ndarray:
+        """What each position gave to the windows that saw it, added up."""
+        array = array.reshape(*x.value.shape[:2], *array.shape[-2 * dims :])
+        total = np.zeros(
+            x.value.shape[:2] + tuple(size + sum(pads) for size, pads in zip(extents, padding, strict=True))
+        )
+        for offset in np.ndindex(*kernel.value.shape[2:]):
+            places = tuple(
+                slice(o * d, o * d + (count - 1) * stride + 1, stride)
+                for o, d, count, stride in zip(offset, dilation, du.value.shape[2:], strides, strict=True)
+            )
+            total[(slice(None), slice(None), *places)] += array[(..., *offset)]
+        inner = tuple(slice(pads[0], pads[0] + size) for size, pads in zip(extents, padding, strict=True))
+        return total[(slice(None), slice(None), *inner)]
+
+    return Measured(gathered(spread.value), gathered(spread.magnitude), spread.margin), gradients
+
+
+def _strided_windows(
+    x: Measured,
+    kernel: Measured,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    path: str,
+) -> Measured:
+    """(N, C, *S) to (N, C, *S', *k): what the kernel sees at each of its places."""
+    dilation = dilation or (1,) * len(strides)
+    reach = [d * (size - 1) + 1 for d, size in zip(dilation, kernel.value.shape[2:], strict=True)]
+    seen = windows(zero_padded(x, padding, path), reach)
+    steps = [slice(None, None, step) for step in (*strides, *dilation)]
+    return seen[(slice(None), slice(None), *steps)]
+
+
+@step
+def zero_padded(x: Measured, padding: Sequence[tuple[int, int]], path: str = "") -> Measured:
+    """x with zeros (before, after) each of its last axes."""
+    widths = [(0, 0)] * (x.value.ndim - len(padding)) + list(padding)
+    return x.move(lambda array: np.pad(array, widths))
+
+
+def _grouped(seen: Measured, kernel: Measured, groups: int) -> tuple[Measured, Measured]:
+    """Windows and kernel with an axis of groups, where there are several."""
+    if groups == 1:
+        return seen, kernel
+    split = seen.move(lambda array: array.reshape(len(array), groups, -1, *array.shape[2:]))
+    return split, kernel.move(lambda array: array.reshape(groups, -1, *array.shape[1:]))
 
 
 def biased(u: Measured, weights: Weights, path: str) -> Measured:

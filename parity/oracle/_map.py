@@ -21,6 +21,12 @@ def maximum(x: Measured, axes: Sequence[int], path: str = "") -> Measured:
 
 
 @step
+def summed(x: Measured, axes: Sequence[int], path: str = "") -> Measured:
+    """The sum of x over `axes`."""
+    return x.sum(axes)
+
+
+@step
 def joined(parts: Sequence[Measured], axis: int, path: str = "") -> Measured:
     """The parts one after another along `axis`."""
     return join(parts, axis)

@@ -11,6 +11,7 @@ it (`parity.mistakes`). Of a computation without one both give the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,17 +23,19 @@ Pull = Callable[[Array], Array]  # from the gradient of what was made to that of
 
 
 class Taped(Measured):
-    """A float64 array with what it was made of. It carries no magnitude and no margin: it judges nothing.
+    """A float64 array with what it was made of. It carries no magnitude, and its margin is that of the one comparison
+    that made it, relative to the largest number among those compared.
 
     Args:
         value: the numbers.
         parents: each array that it was made of, and how a gradient passes on to it.
+        margin: of the comparison, if it was made by one.
     """
 
     parents: tuple[tuple[Taped, Pull], ...]
 
-    def __init__(self, value: Array, *parents: tuple[Measured, Pull]) -> None:
-        super().__init__(value, value)
+    def __init__(self, value: Array, *parents: tuple[Measured, Pull], margin: float = math.inf) -> None:
+        super().__init__(value, value, margin)
         object.__setattr__(self, "parents", parents)
 
     def __add__(self, other: Measured) -> Taped:
@@ -65,13 +68,18 @@ class Taped(Measured):
 
     def max(self, axes: Sequence[int]) -> Taped:
         axes = tuple(axes)
-        return Taped(self.value.max(axes), (self, lambda g: np.expand_dims(g, axes) * self.share(axes)))
+        top = self.value.max(axes, keepdims=True)
+        # Exact ties are none that rounding could turn: zeros behind a ReLU.
+        runner_up = np.where(self.value == top, -np.inf, self.value).max(axes, keepdims=True)
+        pull = (self, lambda g: np.expand_dims(g, axes) * self.share(axes))
+        return Taped(np.squeeze(top, axes), pull, margin=_relative(top - runner_up, self.value))
 
     def apply(self, function: Callable[[Array], Array], derivative: Callable[[Array], Array]) -> Taped:
         return Taped(function(self.value), (self, lambda g: g * derivative(self.value)))
 
     def away_from(self, *kinks: float) -> Taped:
-        return self
+        nearest = min(_relative(self.value - kink, self.value) for kink in kinks)
+        return Taped(self.value, (self, lambda g: g), margin=nearest)
 
     def contract(self, subscripts: str, other: Measured) -> Taped:
         terms, result = subscripts.split("->")
@@ -111,6 +119,16 @@ def _summed_to(operand: Measured) -> Pull:
 def _taken(axis: int, start: int, end: int) -> Pull:
     """The gradient of a part that was joined with others."""
     return lambda g: g.take(range(start, end), axis)
+
+
+def _relative(distance: Array, compared: Array) -> float:
+    size = np.abs(compared).max(initial=0)
+    return float(np.abs(distance).min(initial=np.inf) / size) if size else math.inf
+
+
+def margin_of(y: Measured) -> float:
+    """The smallest margin of all comparisons that y hangs on."""
+    return min(node.margin for node in _history(y))
 
 
 def gradients_of(y: Measured, dy: Array, sources: Sequence[Measured]) -> list[Array]:

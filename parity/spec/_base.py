@@ -22,7 +22,11 @@ def is_statistic(name: str) -> bool:
 
 
 def _to_json(value: Any) -> Any:
-    return value.to_json() if isinstance(value, Gate | BatchNorm) else value
+    if isinstance(value, Mapping):
+        return {name: _to_json(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_to_json(item) for item in value]
+    return value.to_json() if isinstance(value, Gate | BatchNorm | Spec) else value
 
 
 class _Record(ABC):
@@ -84,6 +88,7 @@ class Spec(_Record):
     """What a block's weights mean: sizes, biases, gate, norm. Frozen, keyword-only, checked when made."""
 
     options_class: ClassVar[type[Options]]
+    rankless: ClassVar[bool] = False  # whether the weights are the same for maps of any rank
     quadratic: ClassVar[bool] = False  # whether time and memory grow with the square of the number of positions
 
     channels: int | None
@@ -105,6 +110,10 @@ class Spec(_Record):
     def inert(self, training: bool) -> frozenset[str]:
         """The parameters that cannot move the output in this mode: their gradient is exactly zero by theory."""
         return frozenset()
+
+    def mistakable(self) -> str:
+        """What else such weights may be, in words, where nothing tells them from plain layers; else empty."""
+        return ""
 
     def differences(self, other: Spec) -> list[str]:
         """The fields in which `other` means another function, each as ``name: this, that``; empty when they agree.

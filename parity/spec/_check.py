@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from parity.errors import SpecError
@@ -19,6 +19,16 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
     if number is None or number < minimum:
         raise SpecError(f"received {name}={value!r}", f"an integer of at least {minimum}")
     return number
+
+
+def integers(name: str, values: Any, minimum: int = 1) -> tuple[int, ...]:
+    """`values`, one or more, as plain ints of at least `minimum`."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise SpecError(f"received {name}={values!r}", f"a sequence of integers of at least {minimum}")
+    numbers = tuple(integer(f"{name}[{place}]", value, minimum) for place, value in enumerate(values))
+    if not numbers:
+        raise SpecError(f"received {name}={values!r}", "at least one integer")
+    return numbers
 
 
 def odd(name: str, value: Any) -> int:

@@ -91,6 +91,7 @@ class ECASpec(Spec):
 
     block: ClassVar[str] = "eca"
     options_class: ClassVar[type[Options]] = ECAOptions
+    rankless: ClassVar[bool] = True
 
     channels: int | None
     spatial_dims: int

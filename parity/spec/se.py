@@ -78,6 +78,7 @@ class SqueezeExcitationSpec(Spec):
 
     block: ClassVar[str] = "se"
     options_class: ClassVar[type[Options]] = SqueezeExcitationOptions
+    rankless: ClassVar[bool] = True
 
     channels: int
     spatial_dims: int
@@ -105,6 +106,10 @@ class SqueezeExcitationSpec(Spec):
         return dense("fc1", self.channels, self.hidden_channels, self.bias) | dense(
             "fc2", self.hidden_channels, self.channels, self.bias
         )
+
+    def mistakable(self) -> str:
+        wide = self.hidden_channels >= self.channels
+        return "two layers as wide inside as outside may be a plain perceptron" if wide else ""
 
     @classmethod
     def infer(cls, shapes: Mapping[str, Sequence[int]], **facts: Any) -> Self:

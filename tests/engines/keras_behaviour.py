@@ -1,5 +1,6 @@
 """What Keras users expect of a layer and a function: run once for each engine by test_keras.py."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -16,19 +17,31 @@ from parity import cases
 from parity.block import Block
 from parity.compare import compare
 from parity.oracle._measured import given
-from parity.spec import SPECS, BatchNorm, InputError, SpecError
+from parity.spec import NETWORKS, SPECS, BatchNorm, InputError, SpecError
 from parity.tolerances import tolerance
 
 RNG = np.random.default_rng(0)
 SMALL = {"se": {"reduction": 4}, "cbam": {"reduction": 4, "kernel_size": 3}, "eca": {}, "ca": {"reduction": 4}}
+# Networks with attention, and with what pads and pools in each of the ways there are.
+SMALL |= {
+    "residual": {"out_channels": 8, "stride": 2, "shortcut": "average", "attention": "se", "placement": "before_unit"},
+    "resnet": {"depths": (1, 1), "width": 4, "classes": 5, "attention": "cbam", "attention_options": SMALL["cbam"]},
+    "plain": {"filters": (4, 6), "strides": (1, 2), "padding": "symmetric", "output": "logits", "attention": "ca"},
+}
+SMALL["plain"] |= {"attention_options": [None, {"gate": "hard_sigmoid"}], "map_sizes": (5, 7), "classes": 5}
+EVERYTHING = SPECS | NETWORKS
 
 
 def layer_of(block, **more):
-    return getattr(layers, SPECS[block].options_class.class_name)(**(SMALL.get(block, {}) | more))
+    return getattr(layers, EVERYTHING[block].options_class.class_name)(**(SMALL.get(block, {}) | more))
 
 
 def function_of(block, x, **more):
-    return getattr(functional, SPECS[block].options_class.function_name)(x, **(SMALL.get(block, {}) | more))
+    return getattr(functional, EVERYTHING[block].options_class.function_name)(x, **(SMALL.get(block, {}) | more))
+
+
+def spec_of(network):
+    return EVERYTHING[network].options_class(**SMALL[network]).resolve(12, 2)
 
 
 def functional_model(block, shape=(None, None, 12), **more):
@@ -63,7 +76,7 @@ def spread_out(model):
 
 
 @pytest.mark.parametrize("make", [functional_model, layer_model])
-@pytest.mark.parametrize("block", SPECS)
+@pytest.mark.parametrize("block", EVERYTHING)
 def test_keras_file_and_weights_file_round_trip(block, make, tmp_path):
     model, x = make(block), image()
     spread_out(model)
@@ -85,6 +98,7 @@ x = np.load(sys.argv[2])
 np.save(sys.argv[3], keras.ops.convert_to_numpy(model(x)))
 """
 
+NORM_FREE_NETWORK = {"attention": "se", "attention_options": {"gate": "hard_sigmoid"}, "map_sizes": (6, 9)}
 NORM_FREE = {
     "se": {"gate": {"kind": "hard_sigmoid", "slope": 0.2, "offset": 0.5}},
     "cbam": {"spatial_norm": None, "residual": True},
@@ -97,6 +111,7 @@ def test_norm_free_functional_models_reload_without_this_package(tmp_path):
     inputs = x = keras.Input((None, None, 12))
     for block, options in NORM_FREE.items():
         x = function_of(block, x, data_format="channels_last", name=block, **options)
+    x = function_of("plain", x, data_format="channels_last", name="plain", **NORM_FREE_NETWORK)
     model, images = keras.Model(inputs, x), image(2, 6, 9, 12)
     spread_out(model)
     model.save(tmp_path / "model.keras")
@@ -154,6 +169,83 @@ def test_spec_builds_both_styles(block):
     assert function(x, spec=spec, data_format="channels_last").shape == (None, None, None, 12)
     with pytest.raises(SpecError, match="received a spec together with gate="):
         function(x, spec=spec, gate="identity")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_have_their_config_and_their_spec(network):
+    layer = layer_of(network, data_format="channels_first", name="attention")
+    again = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
+    for one in (layer, again):
+        one.build((None, 12, None, None))
+    assert again.spec == layer.spec == spec_of(network)
+    assert again.get_config() == layer.get_config()
+    made = type(layer).from_spec(layer.spec, data_format="channels_last")
+    assert made.spec == layer.spec
+    assert [weight.shape for weight in made.weights] == [weight.shape for weight in layer.weights]
+    function, x = getattr(functional, layer.spec.options_class.function_name), keras.Input((5, 7, 12))
+    y = function(x, spec=layer.spec, data_format="channels_last")
+    assert y.shape == made.compute_output_shape((None, 5, 7, 12)) == layer.spec.output_shape(x.shape, "channels_last")
+    with pytest.raises(SpecError, match="received a spec together with attention="):
+        function(x, spec=layer.spec, attention="eca")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_give_the_same_in_both_formats_and_for_unknown_sizes(network):
+    x, results = image(3, 5, 7, 12), []
+    spec = spec_of(network)
+    tensors = {name: np.abs(RNG.normal(size=shape)) + 0.1 for name, shape in spec.parameters().items()}
+    for style in (layer_of, function_of):
+        for shape in ((5, 7, 12), (12, None, None)):
+            data_format = "channels_first" if shape[0] == 12 else "channels_last"
+            options, inputs = {"data_format": data_format, "name": "attention"}, keras.Input(shape)
+            y = style(network, inputs, **options) if style is function_of else style(network, **options)(inputs)
+            model = keras.Model(inputs, y)
+            assert dict(parity.load_into(model, Block("attention", spec, tensors)).loaded) == {"attention": "attention"}
+            first = data_format == "channels_first"
+            y = run(model, np.moveaxis(x, -1, 1) if first else x)
+            results.append(np.moveaxis(y, 1, -1) if first else y)
+    assert all(nearly(y, results[0]) for y in results[1:])
+
+
+@pytest.mark.parametrize("size", [5, 6, 7])
+def test_pools_see_the_positions_that_are_there(size):
+    from attention_keras._maps import average_pool, max_pool
+
+    x = np.abs(image(2, size, size + 1, 3))
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-1)
+    most = keras.ops.convert_to_numpy(max_pool(x))
+    assert most.shape[1:3] == ((size + 1) // 2, (size + 2) // 2)
+    for i, j in np.ndindex(*most.shape[1:3]):
+        assert np.array_equal(most[:, i, j], padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2)))
+    for stride in (2, 3):
+        mean = keras.ops.convert_to_numpy(average_pool(x, stride))
+        expected = np.stack(
+            [
+                [x[:, i : i + stride, j : j + stride].mean((1, 2)) for j in range(0, size + 1, stride)]
+                for i in range(0, size, stride)
+            ]
+        )
+        assert nearly(mean, np.moveaxis(expected, 2, 0))
+
+
+def test_a_network_is_one_block_and_refuses_another_function():
+    spec = spec_of("resnet")
+    block = Block("attention", spec, {name: np.ones(shape, "float32") for name, shape in spec.parameters().items()})
+    (found,) = parity.blocks_of(layer_model("resnet"))
+    assert (found.name, found.spec) == ("attention", spec)
+    assert list(found.tensors) == list(spec.parameters())
+    report = parity.load_into(functional_model("resnet"), block)
+    assert report.unverified == {"attention": ("attention", "placement")}
+    # The stem has other channels than the first unit, whose shortcut is no pool: it has no stride.
+    averaged = {"shortcut": "average", "stem_channels": 3}
+    spec = EVERYTHING["resnet"].options_class(**SMALL["resnet"] | averaged).resolve(12, 2)
+    ones = Block("attention", spec, {name: np.ones(shape, "float32") for name, shape in spec.parameters().items()})
+    parity.load_into(functional_model("resnet", **averaged), ones)
+    other = {"attention_options": SMALL["cbam"] | {"gate": "hard_sigmoid"}}
+    changes = {"attention": other, "norm": {"norm": {"epsilon": 0.1}}, "shortcut": {"shortcut": "average"}}
+    for make, (field, changed) in itertools.product((functional_model, layer_model), changes.items()):
+        with pytest.raises(parity.errors.SpecMismatchError, match=f"{field}: "):
+            parity.load_into(make("resnet", **changed), block)
 
 
 def test_a_spec_before_build_is_a_sentence():
@@ -246,6 +338,9 @@ def test_one_value_per_channel_leaves_the_statistics_alone_where_only_the_graph_
         (lambda: layers.CBAM(kernel_size=4), SpecError, "received kernel_size=4; expected an odd integer"),
         (lambda: layers.ECA(data_format="NHWC"), SpecError, "received data_format='NHWC'"),
         (lambda: layers.CBAM()(image(2, 12)), InputError, "received an input of shape (2, 12)"),
+        (lambda: layers.ResNet(attention="se", placement="here"), SpecError, "received placement='here'"),
+        (lambda: functional.resnet(keras.Input((9, 9, 3)), attention="es"), SpecError, "received attention='es'"),
+        (lambda: layers.PlainNetwork(map_sizes=(5, 7))(image(2, 7, 5, 3)), InputError, "a map of (5, 7)"),
         (lambda: functional.cbam(keras.Input((5, 7, 12)), gate="soft"), SpecError, "received gate='soft'"),
         (lambda: functional.cbam(keras.Input((5, 7, None))), InputError, "received an input of shape"),
     ],
