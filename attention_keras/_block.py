@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import activations, layers, ops
+from keras import layers, ops
 
 from parity.spec import AXIS_NAMES, InputError, Options, channel_axis, check_data_format
 
@@ -109,7 +109,7 @@ def pointwise(outputs: int, spatial_dims: int, data_format: str, *, use_bias: bo
 
 def softmax(u: Any, axis: int) -> Any:
     """The softmax of u along `axis`, in float32 at least: half precision would lose what many small terms come to."""
-    return activations.softmax(ops.cast(u, "float32") if is_half(u) else u, axis)
+    return ops.softmax(ops.cast(u, "float32") if is_half(u) else u, axis)
 
 
 def weighed(x: Any, a: Any, axis: int) -> Any:

@@ -68,5 +68,6 @@ def attention_pooling(
     with scoped as (x, spec):
         score = pointwise("score", spec.channels, 1, spec.bias, x.dtype, data_format)
         place = spec.pooled_axis(data_format)
-        a = softmax(score(x), place)
+        u = score(x)
+        a = softmax(u, place)
         return weighed(x, a, place)

@@ -24,7 +24,7 @@ def effective_squeeze_excitation(
     reuse: Any = None,
     spec: EffectiveSqueezeExcitationSpec | None = None,
 ) -> tf.Tensor:
-    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020, section 3.3: eSE of VoVNetV2).
+    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020: the eSE of VoVNetV2).
 
     For x of shape (N, C, S1..Sd), or channels last::
 

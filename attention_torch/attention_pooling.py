@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attention_torch._block import Block
+from attention_torch._block import Block, pointwise, softmax, weighed
 from parity.spec import AttentionPoolingOptions, AttentionPoolingSpec
 
 
@@ -59,8 +59,6 @@ class AttentionPooling(Block):
     def forward(self, x: Tensor) -> Tensor:
         """y, of the shape of x without the axis."""
         self.check_input(x)
-        # Calling score would have to move the channels behind all positions: the map is multiplied as it lies.
-        w, b, flat = self.score.weight.expand(x.shape[0], -1, -1), self.score.bias, x.flatten(2)
-        u = torch.bmm(w, flat) if b is None else torch.baddbmm(b.view(1, 1, 1), w, flat)
-        a = u.unflatten(2, x.shape[2:]).softmax(self.axis)
-        return (x * a).sum(self.axis)
+        u = pointwise(self.score, x)
+        a = softmax(u, self.axis)
+        return weighed(x, a, self.axis)

@@ -14,7 +14,7 @@ from parity.spec import EffectiveSqueezeExcitationOptions, EffectiveSqueezeExcit
 
 
 class EffectiveSqueezeExcitation(Block):
-    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020, section 3.3: eSE of VoVNetV2).
+    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020: the eSE of VoVNetV2).
 
     For x of shape (N, C, S1..Sd) in any memory format::
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attention_torch._block import Block, broadcast
+from attention_torch._block import Block, broadcast, pointwise
 from attention_torch._gate import apply_activation, apply_gate
 from parity.spec import Gate, SCSEOptions, SCSESpec
 
 
 class SCSE(Block):
     """Concurrent spatial and channel squeeze and excitation (Roy et al., "Concurrent Spatial and Channel Squeeze &
-    Excitation in Fully Convolutional Networks", MICCAI 2018, equations 2 to 5; the maximum of both: IEEE TMI 2019).
+    Excitation in Fully Convolutional Networks", MICCAI 2018, section 2; the maximum of both: IEEE TMI 2019).
 
     For x of shape (N, C, S1..Sd) in any memory format, and h hidden channels::
 
@@ -113,7 +113,4 @@ class SpatialGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """s, of shape (N, 1, *spatial)."""
-        # Calling fc would have to move the channels behind all positions: the map is multiplied as it lies.
-        w, b, flat = self.fc.weight.expand(x.shape[0], -1, -1), self.fc.bias, x.flatten(2)
-        u = torch.bmm(w, flat) if b is None else torch.baddbmm(b.view(1, 1, 1), w, flat)
-        return apply_gate(u.unflatten(2, x.shape[2:]), self.spec.gate)
+        return apply_gate(pointwise(self.fc, x), self.spec.gate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from parity.errors import MissingTensorError, ParityError, SpecError, TensorShapeError, UnexpectedTensorError
 from parity.spec import Spec
+
+LISTED = 12  # in one message, at most: no block has more tensors, but a network has hundreds
 
 FLOAT_DTYPES = tuple(np.dtype(kind) for kind in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16))
 
@@ -43,7 +45,7 @@ class Block:
 
     Raises:
         MissingTensorError, UnexpectedTensorError, TensorShapeError: where the tensors are not those of the spec. The
-            message lists every fault; the class is that of the first kind present.
+            message lists the first faults of each kind; the class is that of the first kind present.
         SpecError: for a name that is no string, or a spec that is none.
 
     Example:
@@ -71,6 +73,12 @@ class Block:
             _check_probe(f"block {self.name!r}", self.spec, self.probe)
         object.__setattr__(self, "tensors", {name: tensors[name] for name in self.spec.parameters()})
         object.__setattr__(self, "extras", extras)
+
+
+def listed(texts: Iterable[str], sign: str = ", ") -> str:
+    """The first of many names, or faults, and how many more there are."""
+    every = list(texts)
+    return sign.join(every[:LISTED]) + (f" and {len(every) - LISTED} more" if len(every) > LISTED else "")
 
 
 def native(value: Any) -> np.ndarray:
@@ -106,8 +114,8 @@ def _check_tensors(owner: str, shapes: Mapping[str, tuple[int, ...]], tensors: M
     ]
     present = [kind for kind in kinds if kind[2]]
     if present:
-        received = " and ".join(f"{verb} {', '.join(names)}" for _, verb, names in present)
-        raise present[0][0](f"{owner} {received}", f"exactly {', '.join(shapes)}")
+        received = " and ".join(f"{verb} {listed(names)}" for _, verb, names in present)
+        raise present[0][0](f"{owner} {received}", f"exactly {listed(shapes)}")
 
 
 def _faults(name: str, shape: tuple[int, ...], value: np.ndarray) -> list[str]:

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from parity.backends import Adapter, adapter_of
-from parity.block import FLOAT_DTYPES, Block, kernels_first, kernels_last
+from parity.block import FLOAT_DTYPES, Block, kernels_first, kernels_last, listed
 from parity.errors import (
     BackendMissingError,
     InputError,
@@ -24,7 +24,7 @@ from parity.errors import (
     UnexpectedTensorError,
 )
 from parity.reading import read
-from parity.spec import LiveBlock, Spec, spec_from_json
+from parity.spec import LiveBlock, Spec, differing, spec_from_json
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,9 @@ def _unverified(name: str, spec: Spec, live: LiveBlock) -> tuple[str, ...]:
     ours, shown = spec.to_json(), dict(live.shown)
     if None in (ours["channels"], shown.get("channels", 0)) and "channels" in shown:
         shown["channels"] = ours["channels"]
-    different = [key for key in shown if key not in ours or shown[key] != ours[key]]
+    different = [one for key in shown for one in differing(key, ours.get(key), shown[key])]
     if different:
-        faults = [f"{key}: weights {ours.get(key)!r}, model {shown[key]!r}" for key in different]
+        faults = [f"{key}: weights {weights!r}, model {model!r}" for key, weights, model in different]
         raise SpecMismatchError(
             f"block {name!r} means another function than the model computes ({'; '.join(faults)})",
             "equal specs",
@@ -209,7 +209,9 @@ def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[
     missing = [key for key in values if key not in live.variables]
     if homeless or missing:
         kind: type[ParityError] = MissingTensorError if homeless else UnexpectedTensorError
-        raise kind(f"block {block.name!r}: model {name!r} has {', '.join(live.variables)}", f"{', '.join(values)}")
+        faults = [f"lacks {listed(missing)}"] if missing else []
+        faults += [f"has the unexpected {listed(homeless)}"] if homeless else []
+        raise kind(f"block {block.name!r}: model {name!r} {' and '.join(faults)}", f"exactly {listed(values)}")
     pairs = [(key, live.variables[key], value) for key, value in values.items()]
     pairs += [(key, live.extras[key], value) for key, value in block.extras.items() if key in live.extras]
     wrong = [
@@ -218,7 +220,9 @@ def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[
         if shape_of(variable) != value.shape
     ]
     if wrong:
-        raise TensorShapeError(f"block {block.name!r} does not fit model {name!r} ({'; '.join(wrong)})", "equal shapes")
+        raise TensorShapeError(
+            f"block {block.name!r} does not fit model {name!r} ({listed(wrong, '; ')})", "equal shapes"
+        )
     lost = [
         f"{key}: tensor {value.dtype}, variable {variable.dtype}"
         for key, variable, value in pairs
@@ -226,7 +230,8 @@ def _writes(adapter: Adapter, block: Block, name: str, live: LiveBlock) -> list[
     ]
     if lost:
         raise TensorShapeError(
-            f"block {block.name!r} has finite numbers that model {name!r} would hold as infinite ({'; '.join(lost)})",
+            f"block {block.name!r} has finite numbers that model {name!r} would hold as infinite "
+            f"({listed(lost, '; ')})",
             "numbers within the range of the variable's dtype",
             "build the model with a wider dtype",
         )

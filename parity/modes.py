@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from parity.spec import SPECS, Spec
+
 # How a backend runs a block when nothing else is asked for: eager PyTorch and TensorFlow, compiled JAX, a TF1 session.
 PLAIN = "plain"
 
@@ -126,6 +128,15 @@ class Limit:
         return " ".join(filter(None, (", ".join(self.dtypes), ", ".join(self.blocks))))
 
 
+def _has_convolution(spec: type[Spec]) -> bool:
+    """Whether a kernel of the block has axes for positions."""
+    shapes = spec.options_class().resolve(channels=24).parameters().values()
+    return any(len(shape) > 2 for shape in shapes)
+
+
+CONVOLVED = tuple(block for block, spec in SPECS.items() if _has_convolution(spec))
+OTHERS = tuple(block for block in SPECS if block not in CONVOLVED)
+
 LIMITS: tuple[Limit, ...] = (
     Limit(
         "*",
@@ -140,7 +151,7 @@ LIMITS: tuple[Limit, ...] = (
             backends,
             "onnxruntime has no float64 convolution",
             "Could not find an implementation for Conv",
-            blocks=("cbam", "eca", "conv_attention", "multi_head_eca"),
+            blocks=CONVOLVED,
             dtypes=("float64",),
         )
         for backends in (TORCH, KERAS_TORCH)
@@ -156,8 +167,8 @@ LIMITS: tuple[Limit, ...] = (
         )
         for backends in (TORCH, KERAS_TORCH)
         for symptom, blocks in (
-            ("Could not find an implementation for", ("se", "ca")),
-            ("Type 'tensor(bfloat16)' of input parameter", ("cbam", "eca", "conv_attention", "multi_head_eca")),
+            ("Could not find an implementation for", OTHERS),
+            ("Type 'tensor(bfloat16)' of input parameter", CONVOLVED),
         )
     ),
     Limit(

@@ -97,7 +97,10 @@ TOPOLOGIES: dict[str, dict[str, Topology]] = {
             sizes=(13, 17),
         ),
         "scse": Topology(
-            {"attention": "scse", "attention_options": SE, "placement": "identity"}, channels=6, sizes=(5, 7)
+            {"attention": "scse", "attention_options": SE, "placement": "identity"},
+            channels=6,
+            sizes=(5, 7),
+            standard=(True,),
         ),
     },
     "resnet": {
@@ -131,7 +134,6 @@ TOPOLOGIES: dict[str, dict[str, Topology]] = {
             channels=2,
             sizes=(5, 6, 7),
         ),
-        "ese": Topology({**SMALL_RESNET, "stem": "small", "attention": "ese"}),
         # The paper's networks, an eighth or a sixteenth as wide.
         "depth18": Topology(
             {"width": 4, "classes": 10, "attention": "se", "attention_options": SE},
@@ -142,6 +144,8 @@ TOPOLOGIES: dict[str, dict[str, Topology]] = {
         ),
         "depth34": Topology({"depth": 34, "width": 4, "classes": 10}, sizes=(33, 35), batch=8, standard=(), deep=True),
         "depth50": Topology({"depth": 50, "width": 4, "classes": 10}, sizes=(33, 35), batch=8, standard=(), deep=True),
+        # At the end, because what is before it keeps its cells in a normal run.
+        "ese": Topology({**SMALL_RESNET, "stem": "small", "attention": "ese"}, standard=(True,)),
     },
     "plain": {
         "tutorial": Topology(
@@ -172,15 +176,21 @@ TOPOLOGIES: dict[str, dict[str, Topology]] = {
             {**SMALL_PLAIN, "attention": None, "activation": "hard_swish", "map_sizes": (10, 13)}, sizes=(10, 13)
         ),
         "attention-pooling": Topology(
-            {**SMALL_PLAIN, "activation": "silu", "attention": "attention_pooling", "attention_after": "last"},
+            {
+                **SMALL_PLAIN,
+                **{"activation": "silu", "attention": "attention_pooling", "attention_after": "last", "head": "mean"},
+            },
+            standard=(False,),
         ),
         "conv-attention": Topology(
             {**SMALL_PLAIN, "attention": "conv_attention", "attention_options": HEADS, "map_sizes": (6, 7)},
             sizes=(6, 7),
+            standard=(True,),
         ),
         "multi-head-eca": Topology(
             {**SMALL_PLAIN, "attention": "multi_head_eca", "attention_options": {"num_heads": 2}, "head": "mean"},
             sizes=(6, 7),
+            standard=(True,),
         ),
     },
 }

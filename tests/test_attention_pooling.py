@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parity import client, oracle
+from parity import cases, client, oracle, run
 from parity.backends import BACKENDS
 from parity.block import Block
 from parity.compare import compare
@@ -40,14 +40,25 @@ def test_the_oracle_is_the_definition(rank, axis):
     assert not result.failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_axis_on_every_backend(backend):
+    if BACKENDS[backend].missing():
+        pytest.skip(f"{BACKENDS[backend].missing()} not installed")
     for (rank, axis), data_format in [(one, data_format) for one in EVERY for data_format in DATA_FORMATS]:
         block, x, cotangent = problem(rank, axis, data_format)
         expected = oracle.evaluate(block.spec, block.tensors, x, cotangent=cotangent, data_format=data_format)
         got = client.evaluate(block, x, backend=backend, cotangent=cotangent, data_format=data_format)
         results = compare(expected, {name: got[name] for name in expected}, dtype="float64", device="cpu")
         assert not any(result.failure for result in results), (rank, axis, data_format)
+
+
+def test_half_precision_survives_the_export_to_onnx():
+    """PyTorch's exporter leaves in float32 what it sums in half precision."""
+    for module in ("torch", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    outcome = run.attempt(cases.find("attention_pooling-default-2d-odd-first-float16-eval-onnx"), "torch")
+    assert outcome.agreed, outcome.explain()
 
 
 def test_a_rank_without_the_axis_says_which_it_has():

@@ -308,6 +308,12 @@ ASKED = {
     "tutorial-pytorch/ECAAttention-multihead": "scale offset num_heads",
     "keras/Conv-MultiHeadAttention": "stride padding dilation groups",
     "keras/ECA-MultiHeadAttention": "gate scale offset",
+    "vovnet-detectron2/eSEModule": "gate include",
+    "ultralytics/ChannelAttention": "gate include",
+    "segmentation_models_pytorch/SCSEModule": "",
+    "squeeze_and_excitation/ChannelSpatialSELayer": "",
+    "pytorch-toolbelt/ChannelSpatialGate2d": "",
+    "keras-squeeze-excite-network/channel_spatial_squeeze_excite": "gate activation merge",
 }
 
 
@@ -321,8 +327,10 @@ def test_detection_asks_what_no_weight_tells(name):
     (found,) = detection.detect(arrays).found
     assert {doubt.fact for doubt in found.doubts} == set(ASKED[name].split())
     assert name in [reading.dialect.id for reading in found.readings]
-    answers = {fact: spec.to_json()[fact] for fact in ["spatial_dims", *ASKED[name].split()]}
-    (block,) = detection.detect(arrays, None, answers).blocks()
+    asked = [fact for fact in ASKED[name].split() if fact != detection.PLAIN_LAYERS]
+    answers = {fact: spec.to_json()[fact] for fact in ["spatial_dims", *asked]}
+    included = ("net",) if detection.PLAIN_LAYERS in ASKED[name].split() else ()
+    (block,) = detection.detect(arrays, None, answers, include=included).blocks()
     assert block.spec == spec
 
 

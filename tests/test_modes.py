@@ -61,6 +61,16 @@ def test_every_limit_is_about_something():
         assert set(limit.blocks) <= set(SPECS)
 
 
+@pytest.mark.parametrize("block", SPECS)
+def test_no_block_is_forgotten_in_a_limit_of_blocks(block):
+    for name in ("torch", "keras-layers@torch", "keras-functional@torch"):
+        for dtype in ("bfloat16", "mixed_bfloat16"):
+            assert modes.impossible(name, "onnx", block=block, dtype=dtype)
+    kernels = SPECS[block].options_class().resolve(12, 2).parameters()
+    convolves = any(".conv." in f".{kernel}" and kernel.endswith("kernel") for kernel in kernels)
+    assert convolves == bool(modes.impossible("torch", "onnx", block=block, dtype="float64"))
+
+
 def test_the_cases_of_a_mode_meet_both_dtypes_formats_and_phases():
     assert len({case.id for case in CHOSEN}) == len(CHOSEN)
     for mode in MODES.values():
@@ -255,6 +265,8 @@ def test_run_takes_modes_and_tells_what_cannot_be(capsys):
     assert cli.main(arguments) == cli.AGREED
     told = " ".join(capsys.readouterr().out.split())
     assert "worst error / allowed by mode" in told
-    assert "(1) onnx, float64 cbam, eca: onnxruntime has no float64 convolution" in told
+    (limit,) = [one for one in modes.limits("torch", "onnx") if "float64" in one.dtypes]
+    assert limit.scope.startswith("float64 cbam, eca")
+    assert f"(1) onnx, {limit.scope}: onnxruntime has no float64 convolution" in told
     assert cli.main(["run", "--list", "--mode", PLAIN]) == cli.AGREED
     assert not any(name.endswith("-onnx") for name in capsys.readouterr().out.split())

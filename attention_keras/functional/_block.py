@@ -1,4 +1,4 @@
-"""What the four functions share."""
+"""What the functions of all blocks share."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def effective_squeeze_excitation(
     name: str | None = None,
     spec: EffectiveSqueezeExcitationSpec | None = None,
 ) -> Any:
-    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020, section 3.3: eSE of VoVNetV2).
+    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020: the eSE of VoVNetV2).
 
     For x of shape (N, C, S1..Sd) or (N, S1..Sd, C), d = 1, 2 or 3::
 

@@ -1,4 +1,4 @@
-"""What the four layers share."""
+"""What the layers of all blocks share."""
 
 from __future__ import annotations
 

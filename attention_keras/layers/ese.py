@@ -16,7 +16,7 @@ from parity.spec import EffectiveSqueezeExcitationOptions, Gate
 
 @keras.saving.register_keras_serializable(package="attention_keras")
 class EffectiveSqueezeExcitation(Block):
-    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020, section 3.3: eSE of VoVNetV2).
+    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020: the eSE of VoVNetV2).
 
     For x of shape (N, C, S1..Sd) or (N, S1..Sd, C), d = 1, 2 or 3::
 

@@ -17,7 +17,7 @@ from parity.spec import Gate, SCSEOptions, channel_axis, spatial_axes
 @keras.saving.register_keras_serializable(package="attention_keras")
 class SCSE(Block):
     """Concurrent spatial and channel squeeze and excitation (Roy et al., "Concurrent Spatial and Channel Squeeze &
-    Excitation in Fully Convolutional Networks", MICCAI 2018, equations 2 to 5; the maximum of both: IEEE TMI 2019).
+    Excitation in Fully Convolutional Networks", MICCAI 2018, section 2; the maximum of both: IEEE TMI 2019).
 
     For x of shape (N, C, S1..Sd) or (N, S1..Sd, C), d = 1, 2 or 3, and h hidden channels::
 

@@ -161,4 +161,4 @@ def features(u: tf.Tensor, spec: PlainNetworkSpec) -> tf.Tensor:
         return u
     if spec.head == "flatten":
         return tf.reshape(u, (-1, spec.features))
-    return mean(u, spatial_axes(spec.spatial_dims, "channels_last"))
+    return mean(u, spatial_axes(u.shape.rank - 2, "channels_last"))  # the last block may take one away

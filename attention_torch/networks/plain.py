@@ -12,7 +12,7 @@ from attention_torch._block import Block
 from attention_torch._gate import apply_activation
 from attention_torch._norm import BatchNormalization
 from attention_torch.networks._parts import block_of, convolution, pad_as_tensorflow, positions_first
-from parity.spec import BatchNorm, PlainNetworkOptions, PlainNetworkSpec
+from parity.spec import BatchNorm, PlainNetworkOptions, PlainNetworkSpec, spatial_axes
 
 
 class PlainNetwork(Block):
@@ -144,4 +144,6 @@ class PlainNetwork(Block):
         """z, of shape (N, features)."""
         if not self.spec.ends_in_map:
             return u
-        return positions_first(u) if self.spec.head == "flatten" else u.mean(self.spatial_axes)
+        if self.spec.head == "flatten":
+            return positions_first(u)
+        return u.mean(spatial_axes(u.ndim - 2, "channels_first"))  # the last block may take one away

@@ -1,4 +1,4 @@
-"""The softmax, and the sum that it weighs, with their derivatives."""
+"""The softmax and its derivative."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parity.errors import InputError, ModeMissingError, ParityError, SpecError
-from parity.spec._base import Options, Spec, check_spec_of, is_statistic
+from parity.spec._base import Options, Spec, check_spec_of, differing, is_statistic
 from parity.spec._gate import ACTIVATIONS, Gate
 from parity.spec._layout import AXIS_NAMES, DATA_FORMATS, channel_axis, check_data_format, spatial_axes
 from parity.spec._live import LiveBlock, LiveLayer, LiveNetwork
@@ -115,6 +115,7 @@ __all__ = [
     "channel_axis",
     "check_data_format",
     "check_spec_of",
+    "differing",
     "is_statistic",
     "parameters",
     "spatial_axes",

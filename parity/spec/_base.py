@@ -29,6 +29,30 @@ def _to_json(value: Any) -> Any:
     return value.to_json() if isinstance(value, Gate | BatchNorm | Spec) else value
 
 
+def differing(name: str, one: Any, other: Any) -> list[tuple[str, Any, Any]]:
+    """Where two JSON values of the field `name` differ, and how: of blocks inside of a network, the very fields."""
+    if one == other:
+        return []
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other) and any(map(_is_block, one)):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [found for number, (a, b) in pairs for found in differing(f"{name}[{number}]", a, b)]
+    if _is_block(one) and _is_block(other) and one["block"] == other["block"]:
+        fields_of_both = dict.fromkeys((*one, *other))
+        return [found for key in fields_of_both for found in differing(f"{name}.{key}", one.get(key), other.get(key))]
+    return [(name, _in_short(one), _in_short(other))]
+
+
+def _is_block(value: Any) -> bool:
+    return isinstance(value, Mapping) and "block" in value
+
+
+def _in_short(value: Any) -> Any:
+    """A JSON value with the names of blocks in place of their specs."""
+    if isinstance(value, list):
+        return [_in_short(item) for item in value]
+    return value["block"] if _is_block(value) else value
+
+
 class _Record(ABC):
     """A frozen dataclass whose fields are JSON values, gates or norms."""
 
@@ -125,7 +149,8 @@ class Spec(_Record):
             return [f"block: {mine['block']!r}, {theirs['block']!r}"]
         if None in (self.channels, other.channels):
             mine["channels"] = theirs["channels"]
-        return [f"{name}: {mine[name]!r}, {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+        found = [one for name in mine for one in differing(name, mine[name], theirs[name])]
+        return [f"{name}: {this!r}, {that!r}" for name, this, that in found]
 
     def output_shape(self, shape: Sequence[int | None], data_format: str) -> tuple[int | None, ...]:
         """The shape of the output for an input of `shape`, None where a size is unknown; here that of the input."""

@@ -42,13 +42,13 @@ class BatchNorm:
         _check.boolean("norm unbiased_variance", self.unbiased_variance)
 
     @classmethod
-    def of(cls, value: BatchNorm | Mapping[str, Any]) -> BatchNorm:
-        """A norm from a norm or its JSON form."""
+    def of(cls, value: BatchNorm | Mapping[str, Any], expected: str = "a BatchNorm") -> BatchNorm:
+        """A norm from a norm or its JSON form; an error says what was `expected` beside that."""
         if isinstance(value, BatchNorm):
             return value
         names = [field.name for field in fields(cls)]
         if not isinstance(value, Mapping) or set(value) - set(names):
-            raise SpecError(f"received {value!r} as a norm", f"None, a BatchNorm, or a mapping of {', '.join(names)}")
+            raise SpecError(f"received {value!r} as a norm", f"{expected}, or a mapping of {', '.join(names)}")
         return cls(**value)
 
     def to_json(self) -> dict[str, Any]:
@@ -73,4 +73,4 @@ def parameters(path: str, channels: int) -> dict[str, tuple[int, ...]]:
 
 def optional(value: BatchNorm | Mapping[str, Any] | None) -> BatchNorm | None:
     """`BatchNorm.of`, with None for no norm."""
-    return None if value is None else BatchNorm.of(value)
+    return None if value is None else BatchNorm.of(value, "None, a BatchNorm")

@@ -15,7 +15,7 @@ from parity.spec.se import dense, matrix
 
 @dataclass(frozen=True, kw_only=True)
 class EffectiveSqueezeExcitationOptions(Options):
-    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020, section 3.3: eSE of VoVNetV2).
+    """Effective squeeze and excitation (Lee and Park, "CenterMask", CVPR 2020: the eSE of VoVNetV2).
 
     For x of shape (N, C, S1..Sd), d = 1, 2 or 3::
 

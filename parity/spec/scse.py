@@ -17,7 +17,7 @@ MERGES = ("max", "add")
 @dataclass(frozen=True, kw_only=True)
 class SCSEOptions(Options):
     """Concurrent spatial and channel squeeze and excitation (Roy et al., "Concurrent Spatial and Channel Squeeze &
-    Excitation in Fully Convolutional Networks", MICCAI 2018, equations 2 to 5; the maximum of both: IEEE TMI 2019).
+    Excitation in Fully Convolutional Networks", MICCAI 2018, section 2; the maximum of both: IEEE TMI 2019).
 
     For x of shape (N, C, S1..Sd), d = 1, 2 or 3, and h hidden channels::
 

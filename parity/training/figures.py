@@ -71,7 +71,15 @@ def _panels(figure: Any, report: Report, block: str) -> None:
         for dtype in dict.fromkeys(outcome.job.dtype for outcome in _shown(report, block, name)):
             allowed = Job(block, name, dtype).envelope.loss.tolerance
             apart.axhline(allowed, color="black", linestyle="--", linewidth=1)
-            apart.text(report.steps, allowed * 1.3, f"envelope of {dtype}", ha="right", va="bottom", fontsize=9)
+            apart.annotate(
+                f"envelope of {dtype}",
+                (report.steps, allowed),
+                xytext=(0, -2),  # below: above it are the lines of Adam's formulas
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize=9,
+            )
         curves.set_ylim(bottom=0)
         apart.set_yscale("log")
         apart.set_ylim(BOTTOM, TOP)
@@ -156,4 +164,4 @@ def _between_formulas(axes: Any, report: Report, block: str, optimizer: str) -> 
             linewidth=1.6,
             label=f"the formula of {name} against that of {first}",
         )
-    axes.legend(loc="center left", bbox_to_anchor=(0.02, 0.27), fontsize=9, frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(0.02, 0.25), fontsize=9, frameon=False)

@@ -14,7 +14,7 @@ from timm_models import import_timm, randomize
 
 import attention_torch
 from attention_keras import enable_float64, functional, layers
-from parity.errors import MissingTensorError, OutputMismatchError, SpecMismatchError
+from parity.errors import DialectError, MissingTensorError, OutputMismatchError, SpecMismatchError
 from parity.network import port
 from parity.spec import ResNetOptions
 
@@ -146,3 +146,9 @@ def test_a_network_of_stock_layers_goes_by_its_name():
     target = keras.Model(x, both)
     report = port(timm_resnet(), target, mapping={"": "one", "other": None})
     assert [(pair.source, pair.target, pair.how) for pair in report.pairs] == [("", "one", "mapping")]
+
+
+def test_keras_applications_are_refused_with_their_reason():
+    source = keras.applications.ResNet50(weights=None, input_shape=(33, 37, 3), classes=7)
+    with pytest.raises(DialectError, match=r"is a keras\.applications/ResNet: its convolutions have biases"):
+        port(source, attention_torch.ResNet(3, depth=50, classes=7))

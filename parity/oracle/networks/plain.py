@@ -37,7 +37,7 @@ def forward(spec: PlainNetworkSpec, weights: Weights, x: Measured, training: boo
             t.updated |= updated
             t.layers[f"attention{number}"] = u
     if spec.ends_in_map:
-        axes = spatial_axes(spec.spatial_dims, "channels_first")
+        axes = spatial_axes(u.value.ndim - 2, "channels_first")  # the last block may take one away
         u = positions_first(u, "head") if spec.head == "flatten" else mean(u, axes, "head")
     y = dense(u, weights, "head")
     return (class_probabilities(y, "head") if spec.output == "softmax" else y), t
