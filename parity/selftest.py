@@ -206,7 +206,7 @@ def _try(case: Case, mistakes: Sequence[str] | None, trials: dict[tuple[str, str
         if line is not None:
             verdict.held.add(line)
             if worst.ratio > 1:
-                verdict.stale.append(f"{line.mistake} in {line.block} is caught by {case.id}: {variation.words}")
+                verdict.stale.append(f"{line.mistake} in {case.block} is caught by {case.id}: {variation.words}")
             if not trial.tried:
                 trials[key] = replace(trial, equivalent=line.reason)
             continue
@@ -290,5 +290,7 @@ def _worst(case: Case, problem: Problem, got: Mapping[str, NDArray]) -> Comparis
 def _unfitting(blocks: Sequence[str], mistakes: Sequence[str] | None, held: set[Equivalent]) -> Iterator[str]:
     """The lines of the list that nothing fitted, of those that were looked at."""
     for line in EQUIVALENT:
-        if line.block in blocks and (mistakes is None or line.mistake in mistakes) and line not in held:
-            yield f"{line.mistake} in {line.block} ({line.words}) is listed as equivalent, but nothing fits it"
+        wanted = {line.block} if line.block else set(SPECS)
+        if wanted <= set(blocks) and (mistakes is None or line.mistake in mistakes) and line not in held:
+            where = line.block or "any block"
+            yield f"{line.mistake} in {where} is listed as equivalent ({line.reason}), but nothing fits it"

@@ -315,24 +315,28 @@ def test_a_norm_that_was_left_waiting_does_not_come_later():
 
 
 def test_a_survivor_that_is_listed_with_its_reason_is_none(monkeypatch):
-    planted(monkeypatch, HARMLESS, equivalent=[Equivalent("harmless", "eca", "nothing*", "zero is zero")])
+    planted(
+        monkeypatch,
+        HARMLESS,
+        equivalent=[Equivalent("harmless", "zero is zero", lambda where, made: "nothing" in made.words)],
+    )
     verdict = selftest.run(["eca"], ["harmless"])
     assert verdict.passed
     assert {trial.equivalent for trial in verdict.trials} == {"zero is zero"}
 
 
 def test_a_line_of_the_list_whose_mistake_is_caught_is_stale(monkeypatch, capsys):
-    planted(monkeypatch, equivalent=[Equivalent("kernel-flipped", "eca", "*", "so they say")])
+    planted(monkeypatch, equivalent=[Equivalent("kernel-flipped", "so they say", lambda where, made: True, "eca")])
     assert cli.main(["selftest", "--block", "eca", "--mistake", "kernel-flipped"]) == cli.DISAGREED
     assert "stale: kernel-flipped in eca is caught by eca-default-2d-odd-" in capsys.readouterr().err
 
 
 def test_a_line_of_the_list_that_nothing_fits_is_stale(monkeypatch):
-    never = Equivalent("kernel-flipped", "eca", "*", "never", lambda where: False)
+    never = Equivalent("kernel-flipped", "never", lambda where, made: False, "eca")
     planted(monkeypatch, equivalent=[never])
     verdict = selftest.run(["eca"], ["kernel-flipped"])
     assert not verdict.survivors
-    assert verdict.stale == ["kernel-flipped in eca (*) is listed as equivalent, but nothing fits it"]
+    assert verdict.stale == ["kernel-flipped in eca is listed as equivalent (never), but nothing fits it"]
 
 
 def test_a_mistake_that_nothing_fits_is_stale(monkeypatch):

@@ -131,6 +131,11 @@ class Spec(_Record):
     def infer(cls, shapes: Mapping[str, Sequence[int]], **facts: Any) -> Self:
         """The spec of weights of the canonical names and `shapes`; `facts` are the fields that shapes cannot tell."""
 
+    @property
+    def orderless(self) -> bool:
+        """Whether all positions are treated alike: moving those of x about moves those of y alike, and nothing else."""
+        return self.rankless
+
     def inert(self, training: bool) -> frozenset[str]:
         """The parameters that cannot move the output in this mode: their gradient is exactly zero by theory."""
         return frozenset()

@@ -102,6 +102,10 @@ class AttentionPoolingSpec(Spec):
         sizes = {"channels": channels, "bias": "score.bias" in shapes}
         return cls(**{"spatial_dims": 2, "axis": None, **sizes, **facts})
 
+    @property
+    def orderless(self) -> bool:
+        return False
+
     def inert(self, training: bool) -> frozenset[str]:
         # A shift before a softmax changes nothing.
         return frozenset({"score.bias"} if self.bias else ())

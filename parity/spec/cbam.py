@@ -197,6 +197,10 @@ class CBAMSpec(Spec):
         fields = {name: value for name, value in (defaults | facts | sizes).items() if name != "reduction"}
         return cls(**(fields | _meaningless(sizes["parts"])))
 
+    @property
+    def orderless(self) -> bool:
+        return self.parts == "channel"
+
     def inert(self, training: bool) -> frozenset[str]:
         # A shift before a norm is taken away by the batch's mean.
         return frozenset({"spatial.conv.bias"} if training and self.spatial_norm and self.spatial_bias else ())

@@ -204,6 +204,10 @@ class ConvolutionAttentionSpec(Spec):
         """Whether the convolution gives as many positions as it takes, so that its zeros are those of "same"."""
         return self.stride == 1 and 2 * self.padding == self.dilation * (self.kernel_size - 1)
 
+    @property
+    def orderless(self) -> bool:
+        return self.kernel_size == self.stride == 1 and not self.padding
+
     def inert(self, training: bool) -> frozenset[str]:
         return inert_projections("attention", self.attention_bias)
 
