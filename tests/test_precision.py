@@ -89,7 +89,12 @@ def test_gradients_of_half_precision_are_decided_or_judged_by_their_norm():
     for case, problem in problems.values():
         margin = min(value.margin for value in problem.expected.values())
         assert problem.by_norm == (margin <= HALF_MARGIN * case.precision.epsilon), case.id
-    by_norm = {(case.block, case.variant) for case, problem in problems.values() if problem.by_norm}
+    # The maximum of two maps compares at each position: no map of any size is clear of turning points.
+    by_norm = {
+        (case.block, case.variant)
+        for case, problem in problems.values()
+        if problem.by_norm and case.spec.arguments().get("merge") != "max"
+    }
     assert not any(variant == "default" for _, variant in by_norm)
     assert len(by_norm) < 4
 
@@ -143,7 +148,10 @@ def mistakes(block, problem, case):
     """What the oracle makes of weights and specs that are wrong in a way that porters are."""
     spec, tensors = case.spec, dict(problem.block.tensors)
     kernels = [name for name in tensors if name.endswith("kernel")]
-    wrong = {"hard sigmoid for sigmoid": (replace(spec, gate=Gate("hard_sigmoid")), tensors)}
+    wrong = {}
+    if "gate" in spec.arguments():
+        other = Gate("sigmoid" if spec.gate.kind == "hard_sigmoid" else "hard_sigmoid")
+        wrong["another gate"] = (replace(spec, gate=other), tensors)
     for name in kernels:
         wrong[f"{name} reversed"] = (spec, tensors | {name: np.flip(tensors[name]).copy()})
         element = tensors[name].copy()
@@ -203,7 +211,9 @@ def flat():
     """A map whose sums leave float16, and what each block makes of it."""
     x = np.full((1, 3, 512, 512), 200.0, np.float16)
     variants = {"cbam": "kernel3"}  # the oracle takes its time over larger ones
-    blocks = [block_of(name, variants.get(name, "default"), channels=3, dtype="float16") for name in SPECS]
+    # Where each position attends to each other, a map of this size would be 69 billion scores.
+    names = [name for name in SPECS if not SPECS[name].quadratic]
+    blocks = [block_of(name, variants.get(name, "default"), channels=3, dtype="float16") for name in names]
     return x, [(block, oracle.evaluate(block.spec, block.tensors, x)) for block in blocks]
 
 
@@ -251,7 +261,8 @@ NONFINITE = {
 def spoiled(block, variant, dtype):
     """Samples with one number that is none, each at one of several places, between two that are clean."""
     made = block_of(block, variant, dtype=dtype)
-    x, cotangent = (feature_map(len(BAD) * len(PLACES) + 2, 12, 7, 9, dtype=dtype, seed=seed) for seed in (1, 2))
+    x = feature_map(len(BAD) * len(PLACES) + 2, 12, 7, 9, dtype=dtype, seed=1)
+    cotangent = feature_map(*made.spec.output_shape(x.shape, "channels_first"), dtype=dtype, seed=2)
     for sample, (bad, place) in enumerate(itertools.product(BAD, PLACES), 1):
         x[sample, *place] = bad
     with np.errstate(all="ignore"):
@@ -304,7 +315,11 @@ def test_in_training_a_norm_hands_a_bad_number_to_every_sample(backend, block):
 
 # The factor of the large numbers, and of the weights that make them reasonable again.
 ENDS = {"float32": (1e30, 1e-30, 2.0**-126), "float16": (2.0**15, 2.0**-12, 2.0**-14)}
-FIRST = ("fc1.kernel", "channel.fc1.kernel", "spatial.conv.kernel", "conv.kernel", "reduce.kernel")
+FIRST = (
+    *("fc.kernel", "fc1.kernel", "channel.fc1.kernel", "spatial.fc.kernel", "score.kernel"),
+    *("spatial.conv.kernel", "conv.kernel", "reduce.kernel"),
+    *("attention.query.kernel", "attention.key.kernel", "attention.value.kernel"),
+)
 
 
 @functools.cache
@@ -326,7 +341,8 @@ def test_the_ends_of_the_range(backend, dtype):
     for block in SPECS:
         made, x, expected = ends(block, dtype)
         got = parity.evaluate(made, x, backend=backend, dtype=dtype)
-        assert not got["output"][0].any(), block
+        if not expected["output"].value[0].any():  # of blocks that only weigh x, zeros stay zeros
+            assert not got["output"][0].any(), block
         for sample in range(4):  # each at its own scale
             seen = {"output": taken(expected["output"], [sample])}
             assert not failures(seen, {"output": got["output"][[sample]]}, dtype), (block, sample)
@@ -336,16 +352,18 @@ def test_the_ends_of_the_range(backend, dtype):
 @pytest.mark.parametrize("block", SPECS)
 def test_an_empty_batch_comes_out_empty_or_is_refused_by_a_norm_in_training(backend, block):
     made, x = block_of(block), np.zeros((0, 12, 5, 7))
+    cotangent = np.zeros(made.spec.output_shape(x.shape, "channels_first"))
     has_norm = any(is_statistic(name) for name in made.tensors)
     for training in (False, True):
-        options = {"backend": backend, "cotangent": x, "training": training, "dtype": "float32"}
+        options = {"backend": backend, "cotangent": cotangent, "training": training, "dtype": "float32"}
         if training and has_norm:
             with pytest.raises(InputError, match="received no value per channel for a batch norm in training mode"):
                 parity.evaluate(made, x, **options)
             continue
         got = parity.evaluate(made, x, **options)
-        assert not failures(oracle.evaluate(made.spec, made.tensors, x, cotangent=x, training=training), got, "float32")
-        assert got["output"].shape == x.shape
+        expected = oracle.evaluate(made.spec, made.tensors, x, cotangent=cotangent, training=training)
+        assert not failures(expected, got, "float32")
+        assert got["output"].shape == cotangent.shape
         assert not any(got[f"grad.{name}"].any() for name in made.tensors if not is_statistic(name))
 
 

@@ -125,7 +125,7 @@ def convolve(
         if groups > 1
         else contract(f"nc{s}{k},oc{k}->no{s}", seen, taps)
     )
-    u = u.move(lambda array: array.reshape(len(array), -1, *array.shape[-len(s) :]))
+    u = u.move(lambda array: array.reshape(len(array), len(kernel.value), *array.shape[-len(s) :]))
     name = f"{path}.bias"
     return u + weights[name][(..., *(None,) * len(s))] if name in weights else u
 
@@ -147,7 +147,7 @@ def convolve_gradient(
     seen, taps = _grouped(_strided_windows(x, kernel, strides, padding, dilation, path), kernel, groups)
     slopes = du
     if groups > 1:
-        slopes = du.move(lambda array: array.reshape(len(array), groups, -1, *array.shape[2:]))
+        slopes = du.move(lambda array: array.reshape(len(array), groups, array.shape[1] // groups, *array.shape[2:]))
         dkernel = contract(f"ngo{s},ngc{s}{k}->goc{k}", slopes, seen)
         spread = contract(f"ngo{s},goc{k}->ngc{s}{k}", slopes, taps)
     else:
@@ -203,7 +203,7 @@ def _grouped(seen: Measured, kernel: Measured, groups: int) -> tuple[Measured, M
     """Windows and kernel with an axis of groups, where there are several."""
     if groups == 1:
         return seen, kernel
-    split = seen.move(lambda array: array.reshape(len(array), groups, -1, *array.shape[2:]))
+    split = seen.move(lambda array: array.reshape(len(array), groups, array.shape[1] // groups, *array.shape[2:]))
     return split, kernel.move(lambda array: array.reshape(groups, -1, *array.shape[1:]))
 
 

@@ -45,27 +45,31 @@ def self_attention_gradient(
     return parts[0] + parts[1] + parts[2], gradients
 
 
+# Sizes are told, not left to NumPy: of an empty batch it could not tell them.
+
+
 @step
 def tokens(u: Measured, path: str = "attention") -> Measured:
     """A map (N, C, *S) as one row of channels a position, (N, T, C), positions in C order."""
-    return u.move(lambda array: np.moveaxis(array.reshape(*array.shape[:2], -1), 1, 2))
+    return u.move(lambda array: np.moveaxis(array.reshape(*array.shape[:2], math.prod(array.shape[2:])), 1, 2))
 
 
 def as_map(t: Measured, sizes: tuple[int, ...]) -> Measured:
     """The inverse of `tokens` for a map of these spatial sizes."""
-    return t.move(lambda array: np.moveaxis(array, 2, 1).reshape(len(array), -1, *sizes))
+    return t.move(lambda array: np.moveaxis(array, 2, 1).reshape(len(array), array.shape[2], *sizes))
 
 
 @step
 def split(u: Measured, heads: int, path: str = "") -> Measured:
     """(N, T, C) to (N, H, T, D): the first D channels are those of the first head."""
-    return u.move(lambda array: np.moveaxis(array.reshape(*array.shape[:2], heads, -1), 2, 1))
+    return u.move(lambda array: np.moveaxis(array.reshape(*array.shape[:2], heads, array.shape[2] // heads), 2, 1))
 
 
 @step
 def merged(z: Measured, path: str = "") -> Measured:
     """The inverse of `split`."""
-    return z.move(lambda array: np.moveaxis(array, 1, 2).reshape(len(array), array.shape[2], -1))
+    _, heads, positions, size = z.value.shape
+    return z.move(lambda array: np.moveaxis(array, 1, 2).reshape(len(array), positions, heads * size))
 
 
 @step
