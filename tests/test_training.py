@@ -90,7 +90,7 @@ def test_the_gradient_of_the_cross_entropy_is_its_slope():
 def test_the_oracle_learns_and_leaves_what_is_inert():
     spec = networks.network("se", conv_bias=True)
     start = networks.initial(spec)
-    trained = reference.train(start, optimizers.ADAM, "torch", steps=20)
+    trained = reference.train(start, optimizers.ADAM, "torch", steps=40)
     assert trained.losses[0] > 2 > trained.losses[-1]
     moved = {name for name, value in trained.weights.items() if (value != start.tensors[name]).any()}
     assert moved == set(start.tensors) - {"conv1.bias", "conv2.bias"}
