@@ -109,7 +109,11 @@ def pointwise(outputs: int, spatial_dims: int, data_format: str, *, use_bias: bo
 
 def softmax(u: Any, axis: int) -> Any:
     """The softmax of u along `axis`, in float32 at least: half precision would lose what many small terms come to."""
-    return ops.softmax(ops.cast(u, "float32") if is_half(u) else u, axis)
+    u = ops.cast(u, "float32") if is_half(u) else u
+    if keras.backend.backend() == "tensorflow" and len(u.shape) > 5:  # its kernel by oneDNN knows no more axes
+        e = ops.exp(u - ops.stop_gradient(ops.expand_dims(maximum(u, axis), axis)))
+        return e / ops.sum(e, axis, keepdims=True)
+    return ops.softmax(u, axis)
 
 
 def weighed(x: Any, a: Any, axis: int) -> Any:
