@@ -320,6 +320,8 @@ FIRST = (
     *("spatial.conv.kernel", "conv.kernel", "reduce.kernel"),
     *("attention.query.kernel", "attention.key.kernel", "attention.value.kernel"),
 )
+# Blocks whose output is a sum of products of x (TensorFlow's maximum of two maps is one, too).
+SUMS = ("scse", "attention_pooling")
 
 
 @functools.cache
@@ -330,8 +332,8 @@ def ends(block, dtype):
     made = block_of(block, dtype=dtype, scales=[(name, small) for name in FIRST if name in names])
     x = feature_map(4, 12, 5, 7)
     factor = 1 + np.random.default_rng(3).random(x.shape) * 0.9
-    # TensorFlow adds up two halves of a maximum of maps: what is flushed lies a little higher there.
-    least = normal * (4 if made.spec.arguments().get("merge") == "max" else 1)
+    # Where products of x are added up, each of them is flushed by itself: these begin higher.
+    least = normal * (2.0**12 if block in SUMS else 1)
     x = np.stack([0 * x[0], np.sign(x[1]) * factor[1] * least, np.sign(x[2]) * factor[2] * large, 0.3 * normal * x[3]])
     x = rounded(x, dtype)
     return made, x, oracle.evaluate(made.spec, made.tensors, x)
