@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from attention_torch._norm import Host
 from parity.spec import Spec, check_spec_of, spatial_axes
 
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
 
 class Block(Host):
     """A module that knows its spec and checks its input."""

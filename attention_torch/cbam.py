@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attention_torch._block import Block, broadcast
+from attention_torch._block import CONVOLUTIONS, Block, broadcast
 from attention_torch._gate import apply_activation, apply_gate
 from attention_torch._norm import BatchNormalization, Host
 from parity.spec import BatchNorm, CBAMOptions, CBAMSpec, Gate
-
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class CBAM(Block):

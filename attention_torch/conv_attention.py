@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from attention_torch._block import Block
+from attention_torch._block import CONVOLUTIONS, Block
 from attention_torch._self_attention import SelfAttention
 from parity.spec import ConvolutionAttentionOptions, ConvolutionAttentionSpec
-
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class ConvolutionAttention(Block):

@@ -75,10 +75,10 @@ class Block:
         object.__setattr__(self, "extras", extras)
 
 
-def listed(texts: Iterable[str], sign: str = ", ") -> str:
+def listed(texts: Iterable[str], sign: str = ", ", most: int = LISTED) -> str:
     """The first of many names, or faults, and how many more there are."""
     every = list(texts)
-    return sign.join(every[:LISTED]) + (f" and {len(every) - LISTED} more" if len(every) > LISTED else "")
+    return sign.join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
 def native(value: Any) -> np.ndarray:

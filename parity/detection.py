@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from parity import dialects
-from parity.block import Block, same_view
+from parity.block import Block, listed, same_view
 from parity.dialects import Dialect, NetworkDialect
 from parity.dialects._table import NUMBER, Tensor, layer_number
 from parity.errors import DialectError, MissingTensorError, ParityError, SpecError, UnexpectedTensorError
@@ -767,4 +767,4 @@ def _nothing(arrays: Arrays, wanted: list[Dialect]) -> NothingFoundError:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "no tensors"
+    return listed(names, most=8) or "no tensors"

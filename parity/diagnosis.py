@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity import oracle
-from parity.block import Block
+from parity.block import Block, listed
 from parity.compare import Comparison, compare, for_json
 from parity.mistakes import Setting, Variation, variations
 from parity.oracle import Measured
@@ -172,7 +172,7 @@ class Diagnosis:
             names = "; or ".join(f"{fit.words} ({fit.after:.2g} times)" for fit in self.fits[:NAMED])
             more = f"; or {len(self.fits) - NAMED} others" if len(self.fits) > NAMED else ""
             missed = self.fits[0].missed
-            what = "it" if not missed else f"the rest, but not {_listed(missed)}"
+            what = "it" if not missed else f"the rest, but not {listed(missed, most=4)}"
             pairs = f" No pair of them with another of {self.tried} classic mistakes does more." if missed else ""
             return f"{lead} What reproduces {what}: {names}{more}.{rest or pairs}"
         if not self.tried:
@@ -191,10 +191,6 @@ class Diagnosis:
 
 def _fit(fit: Fit) -> dict[str, Any]:
     return asdict(fit) | {"after": for_json(fit.after)}
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _first_layer(seen: Observation) -> Diagnosis:

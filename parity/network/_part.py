@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from parity.backends import Adapter
-from parity.block import kernels_first, kernels_last
+from parity.block import kernels_first, kernels_last, listed
 from parity.errors import InputError, ParityError
 from parity.loading import owner, read_value, shape_of
 from parity.spec import NETWORKS, LiveBlock
@@ -223,8 +223,3 @@ def moved(one: str, other: str) -> Callable[[np.ndarray], np.ndarray]:
     """From a layout of the channels to another."""
     axes = {("first", "last"): (1, -1), ("last", "first"): (-1, 1)}.get((one, other))
     return lambda value: value if axes is None or value.ndim < 3 else np.moveaxis(value, *axes)
-
-
-def listed(items: Any, most: int = 12, sign: str = ", ") -> str:
-    texts = list(items)
-    return sign.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
